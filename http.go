@@ -59,11 +59,17 @@ func HTTPStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
-// WriteError tells err in the dialect d, with Retry-After where it may be tried again. What has no kind is told as it is:
-// app hides the text of internal errors behind a request id before it comes here.
+// InternalErrors is what a ResponseWriter implements that keeps internal errors from the client: it logs err and returns what the
+// client is told instead, with a request id.
+type InternalErrors interface{ InternalError(err error) error }
+
+// WriteError tells err in the dialect d, with Retry-After where it may be tried again.
 func WriteError(w http.ResponseWriter, d Dialect, err error) {
 	code := HTTPStatus(err)
 	h := w.Header()
+	if i, ok := w.(InternalErrors); ok && code == http.StatusInternalServerError {
+		err = i.InternalError(err)
+	}
 	h.Del("Content-Encoding")
 	h.Set("X-Content-Type-Options", "nosniff")
 	switch code {
