@@ -1,0 +1,150 @@
+package tsdb
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"kemi/pipeline/codec"
+)
+
+// lateSample points into a batch at a sample that is not newer than all that its series has.
+type lateSample struct {
+	series int32 // index into batch.Series
+	sample int32 // index into batch.At and batch.Values
+}
+
+// appendLate merges in what appendFloats has put on db.late. The head would take a late sample whether or not there is one at
+// that time already, so what is there is read first.
+func (db *DB) appendLate(ctx context.Context, batch *codec.SeriesBatch) error {
+	slices.SortStableFunc(db.late, func(a, b lateSample) int {
+		return cmp.Or(cmp.Compare(a.series, b.series), cmp.Compare(batch.At[a.sample], batch.At[b.sample]))
+	})
+	mint, maxt := int64(math.MaxInt64), int64(math.MinInt64)
+	for _, l := range db.late {
+		mint, maxt = min(mint, int64(batch.At[l.sample])), max(maxt, int64(batch.At[l.sample]))
+	}
+	there, err := db.newExisting(mint, maxt)
+	if err != nil {
+		return fmt.Errorf("read before late samples: %w", err)
+	}
+	defer there.close()
+	app := db.db.AppenderV2(ctx)
+	taken := 0
+	for lo := 0; lo < len(db.late); {
+		hi, series := lo+1, db.late[lo].series
+		for hi < len(db.late) && db.late[hi].series == series {
+			hi++
+		}
+		ls := labelsOf(batch, int(series))
+		if err := there.load(ctx, ls, int64(batch.At[db.late[lo].sample]), int64(batch.At[db.late[hi-1].sample])); err != nil {
+			_ = app.Rollback()
+			return fmt.Errorf("read before late samples: %w", err)
+		}
+		for _, l := range db.late[lo:hi] {
+			t, v := int64(batch.At[l.sample]), batch.Values[l.sample]
+			if !db.fresh(there, t, v) {
+				continue
+			}
+			switch _, err := app.Append(db.ref(batch.Series[series]), ls, 0, t, v, nil, nil, storage.AOptions{}); {
+			case err == nil:
+				there.add(t, v)
+				taken++
+			default:
+				db.count(err)
+			}
+		}
+		lo = hi
+	}
+	if err := app.Commit(); err != nil {
+		return db.writeError(fmt.Sprintf("append %d late samples", taken), err)
+	}
+	db.m.late.Add(float64(taken))
+	db.m.appended.Add(float64(taken))
+	return nil
+}
+
+// fresh tells whether the series has no sample at t; it counts what it has.
+func (db *DB) fresh(there *existing, t int64, v float64) bool {
+	old, isFloat, found := there.at(t)
+	switch {
+	case !found:
+		return true
+	case isFloat && math.Float64bits(old) == math.Float64bits(v):
+		db.m.duplicates.Inc()
+	default:
+		db.m.conflicts.Inc()
+	}
+	return false
+}
+
+// existing is the samples that a series has in a span of time.
+type existing struct {
+	q      storage.Querier
+	ls     labels.Labels // of the series that is loaded
+	t      []int64
+	v      []float64
+	floats []bool
+	added  map[int64]float64 // by this batch, not committed yet
+	it     chunkenc.Iterator
+}
+
+func (db *DB) newExisting(mint, maxt int64) (*existing, error) {
+	q, err := db.db.Querier(mint, maxt)
+	if err != nil {
+		return nil, err
+	}
+	return &existing{q: q, added: map[int64]float64{}}, nil
+}
+
+func (e *existing) close() { _ = e.q.Close() }
+
+// load reads what the series has from mint to maxt. If the series is the one that is loaded (it may stand in a batch twice, one
+// after the other), what was added stays.
+func (e *existing) load(ctx context.Context, ls labels.Labels, mint, maxt int64) error {
+	if !labels.Equal(ls, e.ls) {
+		clear(e.added)
+		e.ls = ls
+	}
+	e.t, e.v, e.floats = e.t[:0], e.v[:0], e.floats[:0]
+	ms := make([]*labels.Matcher, 0, ls.Len())
+	ls.Range(func(l labels.Label) {
+		ms = append(ms, &labels.Matcher{Type: labels.MatchEqual, Name: l.Name, Value: l.Value})
+	})
+	set := e.q.Select(ctx, false, &storage.SelectHints{Start: mint, End: maxt}, ms...)
+	for set.Next() {
+		s := set.At()
+		if !labels.Equal(s.Labels(), ls) {
+			continue // has more labels than these
+		}
+		e.it = s.Iterator(e.it)
+		for k := e.it.Next(); k != chunkenc.ValNone; k = e.it.Next() {
+			var v float64
+			if k == chunkenc.ValFloat {
+				_, v = e.it.At()
+			}
+			e.t, e.v, e.floats = append(e.t, e.it.AtT()), append(e.v, v), append(e.floats, k == chunkenc.ValFloat)
+		}
+		if err := e.it.Err(); err != nil {
+			return err
+		}
+	}
+	return set.Err()
+}
+
+// at is the value at t.
+func (e *existing) at(t int64) (v float64, isFloat, found bool) {
+	if i, ok := slices.BinarySearch(e.t, t); ok {
+		return e.v[i], e.floats[i], true
+	}
+	v, found = e.added[t]
+	return v, true, found
+}
+
+func (e *existing) add(t int64, v float64) { e.added[t] = v }
