@@ -23,7 +23,7 @@ run: build ## build what is needed, start everything embedded on 127.0.0.1:7070,
 web: web/dist/index.html ## build the web page into web/dist
 
 web/dist/index.html: $(WEB_SRC)
-	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
+	cd web && npm ci --no-audit --no-fund --loglevel=error && rm -rf dist/assets && npm run --silent test && npm run --silent build
 
 deps: ## install the Debian packages that tests use, if they are missing (needs root)
 	@./e2e/deps
