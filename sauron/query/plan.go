@@ -1,0 +1,298 @@
+package query
+
+import (
+	"math"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"kemi"
+	"kemi/pipeline/store"
+)
+
+// anyMetric is the metric of a query that selects by filters alone, nameKey the tag key that is the metric's name there.
+const (
+	anyMetric = "-"
+	nameKey   = "metric"
+)
+
+// rowMillis is the width of a row of OpenTSDB: rows are read whole.
+const rowMillis = 3_600_000
+
+// plan is a query with everything decided that does not need data.
+type plan struct {
+	SubQuery
+	index      int
+	start, end int64      // both in
+	scan       kemi.Range // what is read
+	any        bool       // metric "-"
+	selector   store.Selector
+	filters    []compiled
+	groupBy    []compiled // one per tag key, by key
+	groupName  bool       // grouped by the metric's name
+	agg        aggregator
+	down       downsample
+	seek       int64 // samples before it take no part
+	until      int64 // nor do samples from here on
+}
+
+type downKind uint8
+
+const (
+	downNone downKind = iota
+	downFixed
+	downCalendar
+	downAll
+)
+
+type fillPolicy uint8
+
+const (
+	fillNone fillPolicy = iota
+	fillValue
+	fillNull
+)
+
+// downsample is a parsed down-sampling specification.
+type downsample struct {
+	kind     downKind
+	count    int64 // of units
+	unit     unit
+	interval int64 // milliseconds
+	agg      aggregator
+	fill     fillPolicy
+	value    float64 // what fills, NaN for null
+	loc      *time.Location
+}
+
+// parseDownsample reads <interval>-<aggregator>[-<fill>]. The interval is a duration, one with c behind it for a calendar interval, or 0all for the
+// whole range as one. The fill is none, nan, null, zero, or scalar(x).
+func parseDownsample(s string) (downsample, error) {
+	var d downsample
+	if s == "" {
+		return d, nil
+	}
+	fail := func(format string, args ...any) (downsample, error) {
+		return d, kemi.Errorf(kemi.ErrInvalid, "Invalid downsampling specifier '%s': "+format, append([]any{clip(s)}, args...)...)
+	}
+	parts := strings.SplitN(s, "-", 3)
+	if len(parts) < 2 {
+		return fail("must provide at least interval and function")
+	}
+	d.kind = downFixed
+	interval := parts[0]
+	if digits, ok := strings.CutSuffix(interval, "all"); ok {
+		if digits != "" && !allDigits(digits) {
+			return fail("an interval over the whole range is written 0all")
+		}
+		d.kind = downAll
+	} else {
+		if short, ok := strings.CutSuffix(interval, "c"); ok {
+			d.kind, interval = downCalendar, short
+		}
+		var err error
+		if d.count, d.unit, err = splitDuration(interval); err != nil {
+			return fail("%w", err)
+		}
+		if d.interval, err = ParseDuration(interval); err != nil {
+			return fail("%w", err)
+		}
+	}
+	var ok bool
+	if d.agg, ok = aggregatorOf(parts[1]); !ok {
+		return fail("No such downsampling function: %s", clip(parts[1]))
+	}
+	if d.agg.fn == fnNone {
+		return fail("cannot use the NONE aggregator for downsampling")
+	}
+	if len(parts) == 3 {
+		switch fill := strings.ToLower(parts[2]); {
+		case fill == "none":
+		case fill == "nan":
+			d.fill, d.value = fillValue, math.NaN()
+		case fill == "null":
+			d.fill, d.value = fillNull, math.NaN()
+		case fill == "zero":
+			d.fill = fillValue
+		case strings.HasPrefix(fill, "scalar(") && strings.HasSuffix(fill, ")"):
+			v, err := strconv.ParseFloat(fill[len("scalar("):len(fill)-1], 64)
+			if err != nil || math.IsInf(v, 0) {
+				return fail("the fill policy scalar needs a number as in scalar(1.5)")
+			}
+			d.fill, d.value = fillValue, v
+		case fill == "scalar":
+			return fail("the fill policy scalar needs its number as in scalar(1.5)")
+		default:
+			return fail("No such fill policy: '%s': must be one of: none nan null zero scalar(x)", clip(parts[2]))
+		}
+	}
+	return d, nil
+}
+
+// newPlan checks the query and decides how it is answered.
+func newPlan(r *Request, i int) (*plan, error) {
+	q := r.Queries[i]
+	p := &plan{SubQuery: q, index: i, start: int64(r.Start), end: int64(r.End), any: q.Metric == anyMetric}
+	if p.start < 0 || p.end <= p.start || kemi.Millis(p.end) > maxTime {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "End time [%d] must be greater than the start time [%d], and both lie between 1970 and 2286", p.end, p.start)
+	}
+	if q.Aggregator == "" {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "Missing the aggregation function")
+	}
+	var ok bool
+	if p.agg, ok = aggregatorOf(q.Aggregator); !ok {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "No such aggregation function: %s", clip(q.Aggregator))
+	}
+	if q.Metric == "" {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "Missing the metric or tsuids, provide at least one")
+	}
+	if q.RateOptions.CounterMax < 0 || q.RateOptions.ResetValue < 0 {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "rateOptions: counterMax %d, resetValue %d: must not be negative", q.RateOptions.CounterMax, q.RateOptions.ResetValue)
+	}
+	if p.RateOptions.CounterMax == 0 {
+		p.RateOptions.CounterMax = math.MaxInt64
+	}
+	var err error
+	if p.down, err = parseDownsample(q.Downsample); err != nil {
+		return nil, err
+	}
+	if p.down.loc, err = location(r.Timezone); err != nil {
+		return nil, err
+	}
+	if r.UseCalendar && p.down.kind == downFixed {
+		p.down.kind = downCalendar
+	}
+	p.setScan()
+	return p, p.setFilters()
+}
+
+// setScan decides what is read: whole rows, and whole intervals at the end.
+func (p *plan) setScan() {
+	from, to := p.start/1000, p.end/1000+1
+	row := int64(rowMillis / 1000)
+	if iv := p.down.interval; iv > 0 {
+		from -= from * 1000 % iv / 1000
+		to += (iv - to*1000%iv) / 1000
+		to = (to + row - 1) / row * row
+	} else {
+		to += row - to%row
+	}
+	from -= from % row
+	p.scan = kemi.Range{From: kemi.Millis(from * 1000), To: kemi.Millis(to * 1000)}
+	p.seek, p.until = from*1000, to*1000
+	switch p.down.kind {
+	case downFixed: // an interval that begins before the rows is not whole
+		p.seek = (p.seek + p.down.interval - 1) / p.down.interval * p.down.interval
+	case downCalendar:
+		if at := previousInterval(p.seek, p.down.count, p.down.unit, p.down.loc); at < p.seek {
+			p.seek = addCalendar(at, p.down.count, p.down.unit, p.down.loc)
+		}
+	case downAll: // the end is not in, here
+		p.seek, p.until = p.start, p.end
+	}
+}
+
+func (p *plan) setFilters() error {
+	if !p.any {
+		p.selector = store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: p.Metric}}
+	}
+	for _, f := range p.Filters {
+		label := f.Tagk
+		if p.any && label == nameKey {
+			label = kemi.MetricName
+		} else if label == kemi.MetricName {
+			return kemi.Errorf(kemi.ErrInvalid, "filter on tagk %q: the name of the metric is filtered with metric \"-\" and tagk \"metric\"", label)
+		}
+		c, err := f.compile(label)
+		if err != nil {
+			return err
+		}
+		p.selector = append(p.selector, c.matchers...)
+		p.filters = append(p.filters, c)
+		if c.GroupBy && !slices.ContainsFunc(p.groupBy, func(o compiled) bool { return o.name == label }) {
+			p.groupBy = append(p.groupBy, c)
+			p.groupName = p.groupName || label == kemi.MetricName
+		}
+	}
+	sort.SliceStable(p.groupBy, func(i, j int) bool { return p.groupBy[i].Tagk < p.groupBy[j].Tagk })
+	return nil
+}
+
+// match tells whether a series that the selector found is wanted.
+func (p *plan) match(ls kemi.Labels) bool {
+	for i := range p.filters {
+		if f := &p.filters[i]; f.match != nil && !f.match(ls.Get(f.name)) {
+			return false
+		}
+	}
+	if !p.ExplicitTags || len(p.filters) == 0 {
+		return true
+	}
+	for _, l := range ls {
+		if l.Name != kemi.MetricName && !slices.ContainsFunc(p.filters, func(c compiled) bool { return c.name == l.Name }) {
+			return false
+		}
+	}
+	return true
+}
+
+// folds tells whether the series of a group can be added up in cells of a grid: one cell per interval.
+func (p *plan) folds() bool {
+	return (p.down.kind == downFixed || p.down.kind == downAll) && p.agg.folds()
+}
+
+// grid is where the intervals lie; a slot is the number of an interval.
+type grid struct{ base, step int64 }
+
+func (g grid) time(slot int64) int64 { return g.base + slot*g.step }
+
+func (p *plan) grid() grid {
+	if p.down.kind == downAll {
+		return grid{base: p.start, step: 1}
+	}
+	return grid{step: p.down.interval}
+}
+
+// window is the first and the last slot that the answer has.
+func (p *plan) window() (lo, hi int64) {
+	if p.down.kind == downAll {
+		return 0, 0
+	}
+	return (p.start + p.down.interval - 1) / p.down.interval, p.end / p.down.interval
+}
+
+// fillTimes are the times of all intervals, for fills; at most limit of them.
+func (p *plan) fillTimes(limit int) ([]int64, error) {
+	tooMany := func() error {
+		return kemi.Errorf(kemi.ErrTooLarge, "query %d: downsample %q fills more intervals than maxPoints = %d: choose a longer interval, a shorter range, or the fill policy none", p.index, p.Downsample, limit)
+	}
+	var times []int64
+	d := &p.down
+	from, to := int64(p.scan.From), int64(p.scan.To)
+	switch {
+	case d.fill == fillNone || d.kind == downNone || d.kind == downAll:
+	case d.kind == downFixed:
+		first, last := from/d.interval, to/d.interval
+		if last-first > int64(limit) {
+			return nil, tooMany()
+		}
+		for s := first; s < last; s++ {
+			times = append(times, s*d.interval)
+		}
+	default:
+		at := previousInterval(from, d.count, d.unit, d.loc)
+		end := previousInterval(to, d.count, d.unit, d.loc)
+		if end == at {
+			end = addCalendar(end, d.count, d.unit, d.loc)
+		}
+		if (end-at)/d.interval > int64(limit)+int64(limit)/8 {
+			return nil, tooMany()
+		}
+		for ; at < end; at = addCalendar(at, d.count, d.unit, d.loc) {
+			times = append(times, at)
+		}
+	}
+	return times, nil
+}
