@@ -253,3 +253,56 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+// TestPhraseNeeds: what an index would find by terms holds all that Match finds.
+func TestPhraseNeeds(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	pieces := []string{"응답", "시간", "이", "결제", " ", " ", "API", "x1", "30", "초", "東京", "タ", "-", "É", "\xff", "é", "한도 초과"}
+	gen := func(n int) string {
+		var b strings.Builder
+		for range n {
+			b.WriteString(pieces[rng.IntN(len(pieces))])
+		}
+		return b.String()
+	}
+	found, cut := 0, 0
+	for range 40_000 {
+		text, query, prefix := gen(rng.IntN(10)), gen(1+rng.IntN(3)), rng.IntN(2) == 0
+		terms := map[string]bool{}
+		store.Terms(text, func(term []byte) { terms[string(term)] = true })
+		for _, tok := range store.Tokens(text) {
+			if !terms[tok] {
+				t.Fatalf("Terms(%q) lacks token %q", text, tok)
+			}
+		}
+		all, begins := store.PhraseNeeds(query, prefix)
+		may := true
+		for _, w := range all {
+			may = may && terms[w]
+		}
+		for _, w := range begins {
+			some := false
+			for term := range terms {
+				some = some || strings.HasPrefix(term, w)
+			}
+			may = may && some
+		}
+		var e store.LogExpr = store.LogPhrase{Text: query}
+		if prefix {
+			e = store.LogPrefix{Prefix: query}
+		}
+		is := e.Match(&kemi.LogRecord{Body: text})
+		if is && !may {
+			t.Fatalf("%s matches %q, but its terms %q %q are not among %v", e, text, all, begins, terms)
+		}
+		if is {
+			found++
+		}
+		if !may {
+			cut++
+		}
+	}
+	if found < 1000 || cut < 1000 {
+		t.Fatalf("%d found, %d cut: the test says little", found, cut)
+	}
+}

@@ -46,28 +46,12 @@ func Fold(s string) string {
 		return strings.ToLower(s)
 	}
 	s = normalize(s)
-	i := 0
-	for i < len(s) {
-		r, n := utf8.DecodeRuneInString(s[i:])
+	for _, r := range s {
 		if r != unicode.ToLower(r) {
-			break
+			return string(appendFolded(make([]byte, 0, len(s)+8), s))
 		}
-		i += n
 	}
-	if i == len(s) {
-		return s
-	}
-	b := append(make([]byte, 0, len(s)+8), s[:i]...)
-	for i < len(s) {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 {
-			b = append(b, s[i])
-		} else {
-			b = utf8.AppendRune(b, unicode.ToLower(r))
-		}
-		i += n
-	}
-	return string(b)
+	return s
 }
 
 func isASCII(c byte) bool      { return c < utf8.RuneSelf }
