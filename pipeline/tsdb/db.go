@@ -69,7 +69,9 @@ type DB struct {
 var _ store.SeriesStore = (*DB)(nil)
 
 // Open opens the series in cfg.Dir, or begins there. It replays the head's WAL, and takes back what a power cut may have torn.
-func Open(cfg Config, o Options) (*DB, error) {
+func Open(cfg Config, o Options) (*DB, error) { return open(cfg, o, nil) }
+
+func open(cfg Config, o Options, tweak func(*tsdb.Options)) (*DB, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -99,7 +101,11 @@ func Open(cfg Config, o Options) (*DB, error) {
 	if db.meta, err = openMetadata(cfg.Dir); err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
-	db.db, err = tsdb.Open(cfg.Dir, slog.New(quietHandler{o.Log.Handler()}), o.Registerer, db.options(), nil)
+	options := db.options()
+	if tweak != nil {
+		tweak(options)
+	}
+	db.db, err = tsdb.Open(cfg.Dir, slog.New(quietHandler{o.Log.Handler()}), o.Registerer, options, nil)
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
