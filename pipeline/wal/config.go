@@ -40,7 +40,7 @@ type Config struct {
 }
 
 // Retention says how much of a topic is kept. Whole segments are deleted, the oldest first, when the topic is larger
-// than RetentionBytes or when their newest record is older than RetentionAge; but not while a group that has committed
+// than RetentionBytes or when they were last written to longer than RetentionAge ago; but not while a group that has committed
 // positions has yet to read them, unless the topic is larger than RetentionHardBytes. In TopicRetention 0 stands for
 // the general value.
 type Retention struct {

@@ -14,7 +14,7 @@ import (
 // written; so a segment that is shorter than its index says has lost records.
 const (
 	indexMagic     = "KEMIIDX\x01"
-	indexHeaderLen = 56
+	indexHeaderLen = 48
 	indexEntryLen  = 24
 	tmpSuffix      = ".tmp"
 )
@@ -26,7 +26,6 @@ func (s *segment) marshalIndex() []byte {
 	b = le.AppendUint64(b, uint64(s.base))
 	b = le.AppendUint64(b, uint64(s.size))
 	b = le.AppendUint64(b, uint64(s.next))
-	b = le.AppendUint64(b, uint64(s.oldest))
 	b = le.AppendUint64(b, uint64(s.newest))
 	b = le.AppendUint32(b, s.salt)
 	b = le.AppendUint32(b, uint32(len(s.index)))
@@ -47,15 +46,14 @@ func (s *segment) unmarshalIndex(b []byte) error {
 		return errIndex
 	}
 	n := len(b) - 4
-	if le.Uint32(b[n:]) != crc32.Checksum(b[:n], castagnoli) || uint64(le.Uint32(b[52:]))*indexEntryLen != uint64(n-indexHeaderLen) ||
-		int64(le.Uint64(b[8:])) != s.base || le.Uint32(b[48:]) != s.salt {
+	if le.Uint32(b[n:]) != crc32.Checksum(b[:n], castagnoli) || uint64(le.Uint32(b[44:]))*indexEntryLen != uint64(n-indexHeaderLen) ||
+		int64(le.Uint64(b[8:])) != s.base || le.Uint32(b[40:]) != s.salt {
 		return errIndex
 	}
 	t := segment{
 		size:   int64(le.Uint64(b[16:])),
 		next:   int64(le.Uint64(b[24:])),
-		oldest: kemi.Millis(le.Uint64(b[32:])),
-		newest: kemi.Millis(le.Uint64(b[40:])),
+		newest: kemi.Millis(le.Uint64(b[32:])),
 	}
 	for e := b[indexHeaderLen:n]; len(e) > 0; e = e[indexEntryLen:] {
 		t.index = append(t.index, indexEntry{int64(le.Uint64(e)), int64(le.Uint64(e[8:])), kemi.Millis(le.Uint64(e[16:]))})
@@ -63,7 +61,7 @@ func (s *segment) unmarshalIndex(b []byte) error {
 	if t.size < segmentHeaderLen || t.next < s.base || (len(t.index) == 0) != (t.size == segmentHeaderLen) {
 		return errIndex
 	}
-	s.size, s.next, s.oldest, s.newest, s.index, s.indexed = t.size, t.next, t.oldest, t.newest, t.index, t.size
+	s.size, s.next, s.newest, s.index, s.indexed = t.size, t.next, t.newest, t.index, t.size
 	return nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+
+	"kemi"
 )
 
 // CorruptError says that records which were durable can no longer be read.
@@ -38,14 +40,14 @@ func openSegment(path string, base int64, partition int32, last bool) (*segment,
 	if err != nil {
 		return nil, 0, err
 	}
-	s := &segment{path: path, base: base, next: base, size: segmentHeaderLen}
+	s := &segment{path: path, base: base, next: base, size: segmentHeaderLen, written: kemi.MillisOf(info.ModTime())}
 	corrupt := func(reason string) error { return &CorruptError{path, s.size, s.next, reason} }
 	header := make([]byte, segmentHeaderLen)
 	n, err := f.ReadAt(header, 0)
 	if err != nil && err != io.EOF {
 		return nil, 0, err
 	}
-	if s.salt, err = parseSegmentHeader(header[:n], base, partition); err != nil {
+	if s.salt, s.created, err = parseSegmentHeader(header[:n], base, partition); err != nil {
 		// The header is durable before the first frame is written, so a file with nothing but a bad header holds nothing.
 		if last && info.Size() <= segmentHeaderLen && !bytes.HasPrefix(header[:n], []byte(segmentMagic[:7])) || last && errors.Is(err, errNoHeader) {
 			return nil, 0, errNoHeader

@@ -50,7 +50,7 @@ func (w *WAL) retainTopic(t *topic, now time.Time) {
 		for _, s := range p.segments {
 			total += s.size
 		}
-		seal := !p.active().empty() && p.active().oldest < sealBefore && p.failed == nil
+		seal := !p.active().empty() && p.active().created < sealBefore && p.failed == nil
 		p.mu.Unlock()
 		if seal {
 			p.seal()
@@ -66,8 +66,8 @@ func (w *WAL) retainTopic(t *topic, now time.Time) {
 			p.mu.Lock()
 			if len(p.segments) > 1 {
 				s := p.segments[0]
-				due := hard || (total > t.retention.RetentionBytes || s.newest < tooOld) && s.next <= needed(committed, p.id)
-				if due && (victim == nil || s.newest < victim.newest) {
+				due := hard || (total > t.retention.RetentionBytes || s.written < tooOld) && s.next <= needed(committed, p.id)
+				if due && (victim == nil || s.written < victim.written) {
 					from, victim = p, s
 				}
 			}

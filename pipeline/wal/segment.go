@@ -33,11 +33,16 @@ type segment struct {
 	base int64 // offset of its first record
 	salt uint32
 
-	size   int64 // durable bytes, header included
-	next   int64 // offset after its last record
-	oldest kemi.Millis
+	size   int64       // durable bytes, header included
+	next   int64       // offset after its last record
 	newest kemi.Millis // latest At in it
-	index  []indexEntry
+
+	// When it was created and last written, by this machine's clock: the age of a segment does not depend on what
+	// publishers say in At.
+	created kemi.Millis
+	written kemi.Millis
+
+	index []indexEntry
 
 	indexed int64 // bytes that the index on disk covers; of the writer alone
 }
@@ -60,7 +65,7 @@ func (s *segment) empty() bool { return s.size == segmentHeaderLen }
 // add takes note of a frame that stands at s.size and has total bytes.
 func (s *segment) add(h frameHeader, total int64) {
 	if s.empty() {
-		s.oldest, s.newest = h.newest, h.newest
+		s.newest = h.newest
 		s.index = append(s.index, indexEntry{h.first, s.size, minMillis})
 	} else if s.size-s.index[len(s.index)-1].pos >= indexEvery {
 		s.index = append(s.index, indexEntry{h.first, s.size, s.newest})
@@ -103,21 +108,21 @@ func putSegmentHeader(b []byte, base int64, partition int32, salt uint32, create
 // errNoHeader says that a file is too short to have a header: its creation did not finish.
 var errNoHeader = errors.New("no header")
 
-func parseSegmentHeader(b []byte, base int64, partition int32) (salt uint32, err error) {
+func parseSegmentHeader(b []byte, base int64, partition int32) (salt uint32, created kemi.Millis, err error) {
 	le := binary.LittleEndian
 	switch {
 	case len(b) < segmentHeaderLen:
-		return 0, errNoHeader
+		return 0, 0, errNoHeader
 	case string(b[:7]) != segmentMagic[:7]:
-		return 0, errors.New("is not a segment of the log")
+		return 0, 0, errors.New("is not a segment of the log")
 	case b[7] != segmentMagic[7]:
-		return 0, fmt.Errorf("has format version %d, this program knows %d", b[7], segmentMagic[7])
+		return 0, 0, fmt.Errorf("has format version %d, this program knows %d", b[7], segmentMagic[7])
 	case le.Uint32(b[60:]) != crc32.Checksum(b[:60], castagnoli):
-		return 0, errors.New("has a damaged header")
+		return 0, 0, errors.New("has a damaged header")
 	case int64(le.Uint64(b[8:])) != base || int32(le.Uint32(b[28:])) != partition:
-		return 0, fmt.Errorf("belongs to offset %d of partition %d, not to where it lies", int64(le.Uint64(b[8:])), int32(le.Uint32(b[28:])))
+		return 0, 0, fmt.Errorf("belongs to offset %d of partition %d, not to where it lies", int64(le.Uint64(b[8:])), int32(le.Uint32(b[28:])))
 	}
-	return le.Uint32(b[24:]), nil
+	return le.Uint32(b[24:]), kemi.Millis(le.Uint64(b[16:])), nil
 }
 
 // createSegment makes a new file that is durable, name and all, before anything is written to it. After an error
@@ -125,7 +130,8 @@ func parseSegmentHeader(b []byte, base int64, partition int32) (salt uint32, err
 func createSegment(d *disk, dir string, base int64, partition int32, created kemi.Millis) (*segment, *os.File, error) {
 	var salt [4]byte
 	_, _ = rand.Read(salt[:])
-	s := &segment{path: segmentPath(dir, base), base: base, next: base, size: segmentHeaderLen, salt: binary.LittleEndian.Uint32(salt[:])}
+	s := &segment{path: segmentPath(dir, base), base: base, next: base, size: segmentHeaderLen,
+		salt: binary.LittleEndian.Uint32(salt[:]), created: created, written: created}
 	f, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, nil, err
