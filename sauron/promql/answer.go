@@ -50,6 +50,9 @@ func queryError(err error, param string) answer {
 	if errors.As(err, &timeout) || errors.As(err, &canceled) {
 		return answer{err: executionError(err)}
 	}
+	if e := kindError(err); e != nil && e.code != http.StatusBadRequest {
+		return answer{err: e}
+	}
 	return badParam(param, err)
 }
 

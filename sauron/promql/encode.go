@@ -79,10 +79,14 @@ func appendQuery(b []byte, d *queryData) ([]byte, error) {
 		}
 		b = append(b, ']')
 	case promql.Scalar:
-		b = appendFloatPoint(b, v.T, v.V)
+		b = append(b, '[')
+		b = appendJSONFloat(b, float64(v.T)/1000)
+		b = append(b, ',', '"')
+		b = strconv.AppendFloat(b, v.V, 'f', -1, 64)
+		b = append(b, '"', ']')
 	case promql.String:
 		b = append(b, '[')
-		b = appendTime(b, v.T)
+		b = appendJSONFloat(b, float64(v.T)/1000)
 		b = append(b, ',')
 		b = appendString(b, v.V)
 		b = append(b, ']')
@@ -201,6 +205,12 @@ func appendTime(b []byte, t int64) []byte {
 		b = append(b, '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10))
 	}
 	return b
+}
+
+// appendJSONFloat writes a finite number as encoding/json does: so Prometheus writes the times of scalars and strings.
+func appendJSONFloat(b []byte, v float64) []byte {
+	j, _ := json.Marshal(v)
+	return append(b, j...)
 }
 
 // appendFloat writes a value as a string, as Prometheus does for want of NaN and Inf in JSON.

@@ -120,6 +120,9 @@ func (a *API) series(r *http.Request, id kemi.Identity) answer {
 	if len(r.Form["match[]"]) == 0 {
 		return badData(errors.New("no match[] parameter provided"))
 	}
+	if _, err := a.matcherSets(r); err != nil {
+		return badParam("match[]", err)
+	}
 	s, bad := a.selectionOf(r, id)
 	if bad != nil {
 		return *bad
