@@ -1,6 +1,9 @@
 // Package codec is the formats of records on the log: remote-write bodies for metrics, OpenTelemetry logs, CloudEvents.
 // Receivers use it to check and to encode what comes in, the pipeline to decode what it reads; so both have one meaning.
 // docs/formats/bus.md says what each topic holds.
+//
+// The idea behind the metrics: a sender writes the same label bytes with every scrape, so a series is found by their hash
+// and nothing of them is parsed, or allocated, a second time.
 package codec
 
 import (
@@ -14,11 +17,17 @@ import (
 type Series struct {
 	// Ref is for the store: what it has put there it finds again with the next batch. 0 = nothing yet.
 	Ref atomic.Uint64
-	// LastUsed is when a batch last mentioned it (Unix seconds); the table forgets entries that rest.
+	// LastUsed is when a batch last mentioned it (Unix seconds, to about a minute); the table forgets entries that rest.
 	LastUsed atomic.Int64
 
-	hashHigh uint64
-	enrich   atomic.Pointer[enrichment]
+	raw   []byte                 // the label fields of a remote-write 1.0 series
+	next  atomic.Pointer[Series] // what followed it in a request the last time
+	added *addition              // what enrichment adds to raw, or nil
+	host  *host                  // of the label host, or nil
+	other atomic.Pointer[Series] // the same raw labels with something else added
+	refs  atomic.Int32           // slots that hold it
+	valid atomic.Bool            // a receiver has checked the labels
+	meta  atomic.Uint64          // hash of the metadata that the log has of it
 }
 
 // SeriesBatch is samples in columns, as they came in one request. Series[i] has the samples [Ends[i-1], Ends[i]) of At and
@@ -32,11 +41,31 @@ type SeriesBatch struct {
 
 	// Complex holds what is not a plain float sample (native histograms, exemplars, metadata), or nil.
 	Complex *Complex
-
-	// labels gives the labels of Series[i], project and enrichment included, when the store does not know it yet.
-	labels func(i int) kemi.Labels
 }
 
 // Labels are the labels of Series[i], with what enrichment adds, without the project. It parses: call it for unknown
 // series only.
-func (b *SeriesBatch) Labels(i int) kemi.Labels { return b.labels(i) }
+func (b *SeriesBatch) Labels(i int) kemi.Labels { return b.Series[i].Labels() }
+
+// Span is where the samples of Series[i] lie in At and Values. It may be empty: a series may have nothing but histograms.
+func (b *SeriesBatch) Span(i int) (from, to int) {
+	if i > 0 {
+		from = int(b.Ends[i-1])
+	}
+	return from, int(b.Ends[i])
+}
+
+// Labels are the labels of the series with what enrichment adds. It parses.
+func (s *Series) Labels() kemi.Labels {
+	ls := make(kemi.Labels, 0, 16)
+	ls, _ = appendLabels(ls, s.raw)
+	ls = ls.Normalize()
+	if s.added != nil {
+		for _, l := range s.added.labels {
+			if !ls.Has(l.Name) {
+				ls = ls.With(l.Name, l.Value)
+			}
+		}
+	}
+	return ls
+}

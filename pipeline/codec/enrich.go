@@ -1,6 +1,12 @@
 package codec
 
-import "kemi"
+import (
+	"encoding/json"
+	"slices"
+	"sync/atomic"
+
+	"kemi"
+)
 
 // The headers of records on the bus.
 const (
@@ -20,11 +26,169 @@ type Enricher interface {
 	Epoch() uint64
 }
 
-type enrichment struct {
-	host   string
-	labels kemi.Labels
-	epoch  uint64
-}
-
 // HostLabel is the label that names the host of a record.
 const HostLabel = "host"
+
+// host is a value of the label host within a project.
+type host struct {
+	name    string
+	series  int         // entries that name it; guarded by space.hostsMu
+	known   []*addition // what has been added so far, each once; guarded by space.hostsMu
+	current atomic.Pointer[epochAddition]
+}
+
+// addition is labels that are added to the series of a host. Of one host and one set of labels there is one addition, so that
+// they are compared by address.
+type addition struct {
+	labels kemi.Labels
+	json   []byte // "host":{…}
+}
+
+type epochAddition struct {
+	epoch uint64
+	added *addition // nil = nothing
+}
+
+// maxKnown bounds what is kept of a host whose labels change again and again. An addition that was let go and comes again makes new
+// entries of its series, no harm but the memory.
+const maxKnown = 16
+
+// addition is the one of h with these labels.
+func (sp *space) addition(h *host, ls kemi.Labels) *addition {
+	if len(ls) == 0 {
+		return nil
+	}
+	sp.hostsMu.Lock()
+	defer sp.hostsMu.Unlock()
+	for _, a := range h.known {
+		if a.labels.Compare(ls) == 0 {
+			return a
+		}
+	}
+	name, _ := json.Marshal(h.name)
+	value, _ := json.Marshal(ls)
+	a := &addition{labels: slices.Clone(ls), json: slices.Concat(name, []byte(":"), value)}
+	if len(h.known) == maxKnown {
+		h.known = h.known[1:]
+	}
+	h.known = append(h.known, a)
+	return a
+}
+
+// currentAddition is what the inventory says now.
+func (sp *space) currentAddition(h *host, e Enricher, epoch uint64) *addition {
+	if c := h.current.Load(); c != nil && c.epoch == epoch {
+		return c.added
+	}
+	a := sp.addition(h, e.Enrich(sp.project, h.name))
+	h.current.Store(&epochAddition{epoch, a})
+	return a
+}
+
+// hostOf counts one more series of a host.
+func (sp *space) hostOf(name string) *host {
+	sp.hostsMu.Lock()
+	defer sp.hostsMu.Unlock()
+	h := sp.hosts[name]
+	if h == nil {
+		h = &host{name: name}
+		sp.hosts[name] = h
+	}
+	h.series++
+	return h
+}
+
+func (sp *space) dropHost(h *host) {
+	sp.hostsMu.Lock()
+	defer sp.hostsMu.Unlock()
+	if h.series--; h.series == 0 && sp.hosts[h.name] == h {
+		delete(sp.hosts, h.name)
+	}
+}
+
+// enrichment is what is added to the series of one batch, by host: all series of a host get the same.
+type enrichment struct {
+	space    *space
+	enricher Enricher // nil: only what header says
+	epoch    uint64
+	header   map[string]kemi.Labels
+
+	active    bool // there may be something to add, or something to leave out
+	byHost    map[*host]*addition
+	lastHost  *host
+	lastAdded *addition
+}
+
+func (e *enrichment) reset(sp *space, enricher Enricher) {
+	clear(e.byHost)
+	e.space, e.enricher, e.header, e.lastHost, e.lastAdded = sp, enricher, nil, nil, nil
+	if enricher != nil {
+		e.epoch = enricher.Epoch()
+		e.active = true
+		sp.enriched.Store(true)
+	} else {
+		e.active = sp.enriched.Load()
+	}
+}
+
+// setHeader takes what a record's header says for what is added.
+func (e *enrichment) setHeader(value string) error {
+	if value == "" {
+		return nil
+	}
+	var hosts map[string]kemi.Labels
+	if err := json.Unmarshal([]byte(value), &hosts); err != nil {
+		return kemi.Errorf(kemi.ErrInvalid, "header %s: not JSON {host: {label: value}}: %w", HeaderEnrich, err)
+	}
+	e.header, e.active = hosts, true
+	e.space.enriched.Store(true)
+	return nil
+}
+
+// apply is the entry for the labels of s with what this batch adds.
+func (e *enrichment) apply(s *Series) *Series {
+	if s.host == nil {
+		return s
+	}
+	if s.host != e.lastHost {
+		e.lastHost, e.lastAdded = s.host, e.of(s.host)
+	}
+	if s.added == e.lastAdded {
+		return s
+	}
+	return e.space.variant(s, e.lastAdded)
+}
+
+func (e *enrichment) of(h *host) *addition {
+	a, ok := e.byHost[h]
+	if ok {
+		return a
+	}
+	if e.enricher != nil {
+		a = e.space.currentAddition(h, e.enricher, e.epoch)
+	} else {
+		a = e.space.addition(h, e.header[h.name])
+	}
+	if e.byHost == nil {
+		e.byHost = map[*host]*addition{}
+	}
+	e.byHost[h] = a
+	return a
+}
+
+// value is the header that says what was added, "" if nothing.
+func (e *enrichment) value() string {
+	b := []byte{'{'}
+	for _, a := range e.byHost {
+		if a != nil {
+			if len(b) > 1 {
+				b = append(b, ',')
+			}
+			b = append(b, a.json...)
+		}
+	}
+	if len(b) == 1 {
+		return ""
+	}
+	return string(append(b, '}'))
+}

@@ -1,0 +1,145 @@
+package codec
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"kemi"
+)
+
+// The tags of protobuf fields that the hot paths look for: number<<3 | wire type.
+const (
+	wireVarint  = 0
+	wireFixed64 = 1
+	wireBytes   = 2
+	wireFixed32 = 5
+)
+
+// uvarint is binary.Uvarint with a way around for one byte. n <= 0 means that b is broken.
+func uvarint(b []byte) (v uint64, n int) {
+	if len(b) > 0 && b[0] < 0x80 {
+		return uint64(b[0]), 1
+	}
+	return binary.Uvarint(b)
+}
+
+// bytesAt is the length-prefixed field that begins at b, after its tag, and how many bytes it takes with its length.
+func bytesAt(b []byte) (field []byte, n int, ok bool) {
+	l, k := uvarint(b)
+	if k <= 0 || l > uint64(len(b)-k) {
+		return nil, 0, false
+	}
+	return b[k : k+int(l) : k+int(l)], k + int(l), true
+}
+
+// skip is how many bytes the value of a field takes that nobody knows.
+func skip(wire uint64, b []byte) (n int, ok bool) {
+	switch wire {
+	case wireVarint:
+		_, n = binary.Uvarint(b)
+	case wireFixed64:
+		n = 8
+	case wireFixed32:
+		n = 4
+	case wireBytes:
+		_, n, ok = bytesAt(b)
+		return n, ok
+	}
+	return n, n > 0 && n <= len(b)
+}
+
+// fields walks the fields of a message. For those of wire type bytes v is the content, for varints and fixed ones u is the
+// value. It ends early when f returns false, and returns false then and if the message is broken.
+func fields(b []byte, f func(number int, wire uint64, v []byte, u uint64) bool) bool {
+	for len(b) > 0 {
+		tag, n := uvarint(b)
+		if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
+			return false
+		}
+		b = b[n:]
+		var v []byte
+		var u uint64
+		switch wire := tag & 7; wire {
+		case wireBytes:
+			var ok bool
+			if v, n, ok = bytesAt(b); !ok {
+				return false
+			}
+		case wireVarint:
+			if u, n = uvarint(b); n <= 0 {
+				return false
+			}
+		case wireFixed64:
+			if n = 8; len(b) < 8 {
+				return false
+			}
+			u = binary.LittleEndian.Uint64(b)
+		case wireFixed32:
+			if n = 4; len(b) < 4 {
+				return false
+			}
+			u = uint64(binary.LittleEndian.Uint32(b))
+		default:
+			return false
+		}
+		b = b[n:]
+		if !f(int(tag>>3), tag&7, v, u) {
+			return false
+		}
+	}
+	return true
+}
+
+// text is b as a string that shares its bytes: b must not change any more.
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// appendRawLabels appends the label fields of a remote-write 1.0 series.
+func appendRawLabels(dst []byte, ls kemi.Labels) []byte {
+	for _, l := range ls {
+		dst = appendRawLabel(dst, l.Name, l.Value)
+	}
+	return dst
+}
+
+func appendRawLabel(dst []byte, name, value string) []byte {
+	dst = append(dst, 1<<3|wireBytes)
+	dst = binary.AppendUvarint(dst, uint64(2+uvarintLen(len(name))+len(name)+uvarintLen(len(value))+len(value)))
+	dst = append(dst, 1<<3|wireBytes)
+	dst = binary.AppendUvarint(dst, uint64(len(name)))
+	dst = append(dst, name...)
+	dst = append(dst, 2<<3|wireBytes)
+	dst = binary.AppendUvarint(dst, uint64(len(value)))
+	return append(dst, value...)
+}
+
+func uvarintLen(n int) int {
+	l := 1
+	for u := uint64(n); u >= 0x80; u >>= 7 {
+		l++
+	}
+	return l
+}
+
+// appendLabels appends the labels of raw label fields as they stand there, sharing their bytes.
+func appendLabels(ls kemi.Labels, raw []byte) (kemi.Labels, bool) {
+	ok := fields(raw, func(number int, wire uint64, v []byte, _ uint64) bool {
+		if number != 1 {
+			return true
+		}
+		var l kemi.Label
+		good := wire == wireBytes && fields(v, func(number int, wire uint64, v []byte, _ uint64) bool {
+			switch {
+			case number == 1 && wire == wireBytes:
+				l.Name = text(v)
+			case number == 2 && wire == wireBytes:
+				l.Value = text(v)
+			case number <= 2:
+				return false
+			}
+			return true
+		})
+		ls = append(ls, l)
+		return good
+	})
+	return ls, ok
+}
