@@ -9,14 +9,14 @@ import (
 
 // The tags of protobuf fields that the hot paths look for: number<<3 | wire type.
 const (
-	wireVarint  = 0
-	wireFixed64 = 1
-	wireBytes   = 2
-	wireFixed32 = 5
+	pbVarint  = 0
+	pbFixed64 = 1
+	pbBytes   = 2
+	pbFixed32 = 5
 )
 
-// uvarint is binary.Uvarint with a way around for one byte. n <= 0 means that b is broken.
-func uvarint(b []byte) (v uint64, n int) {
+// varint is binary.Uvarint with a way around for one byte. n <= 0 means that b is broken.
+func varint(b []byte) (v uint64, n int) {
 	if len(b) > 0 && b[0] < 0x80 {
 		return uint64(b[0]), 1
 	}
@@ -25,7 +25,7 @@ func uvarint(b []byte) (v uint64, n int) {
 
 // bytesAt is the length-prefixed field that begins at b, after its tag, and how many bytes it takes with its length.
 func bytesAt(b []byte) (field []byte, n int, ok bool) {
-	l, k := uvarint(b)
+	l, k := varint(b)
 	if k <= 0 || l > uint64(len(b)-k) {
 		return nil, 0, false
 	}
@@ -35,13 +35,13 @@ func bytesAt(b []byte) (field []byte, n int, ok bool) {
 // skip is how many bytes the value of a field takes that nobody knows.
 func skip(wire uint64, b []byte) (n int, ok bool) {
 	switch wire {
-	case wireVarint:
+	case pbVarint:
 		_, n = binary.Uvarint(b)
-	case wireFixed64:
+	case pbFixed64:
 		n = 8
-	case wireFixed32:
+	case pbFixed32:
 		n = 4
-	case wireBytes:
+	case pbBytes:
 		_, n, ok = bytesAt(b)
 		return n, ok
 	}
@@ -52,7 +52,7 @@ func skip(wire uint64, b []byte) (n int, ok bool) {
 // value. It ends early when f returns false, and returns false then and if the message is broken.
 func fields(b []byte, f func(number int, wire uint64, v []byte, u uint64) bool) bool {
 	for len(b) > 0 {
-		tag, n := uvarint(b)
+		tag, n := varint(b)
 		if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
 			return false
 		}
@@ -60,21 +60,21 @@ func fields(b []byte, f func(number int, wire uint64, v []byte, u uint64) bool) 
 		var v []byte
 		var u uint64
 		switch wire := tag & 7; wire {
-		case wireBytes:
+		case pbBytes:
 			var ok bool
 			if v, n, ok = bytesAt(b); !ok {
 				return false
 			}
-		case wireVarint:
-			if u, n = uvarint(b); n <= 0 {
+		case pbVarint:
+			if u, n = varint(b); n <= 0 {
 				return false
 			}
-		case wireFixed64:
+		case pbFixed64:
 			if n = 8; len(b) < 8 {
 				return false
 			}
 			u = binary.LittleEndian.Uint64(b)
-		case wireFixed32:
+		case pbFixed32:
 			if n = 4; len(b) < 4 {
 				return false
 			}
@@ -102,17 +102,17 @@ func appendRawLabels(dst []byte, ls kemi.Labels) []byte {
 }
 
 func appendRawLabel(dst []byte, name, value string) []byte {
-	dst = append(dst, 1<<3|wireBytes)
-	dst = binary.AppendUvarint(dst, uint64(2+uvarintLen(len(name))+len(name)+uvarintLen(len(value))+len(value)))
-	dst = append(dst, 1<<3|wireBytes)
+	dst = append(dst, 1<<3|pbBytes)
+	dst = binary.AppendUvarint(dst, uint64(2+varintLen(len(name))+len(name)+varintLen(len(value))+len(value)))
+	dst = append(dst, 1<<3|pbBytes)
 	dst = binary.AppendUvarint(dst, uint64(len(name)))
 	dst = append(dst, name...)
-	dst = append(dst, 2<<3|wireBytes)
+	dst = append(dst, 2<<3|pbBytes)
 	dst = binary.AppendUvarint(dst, uint64(len(value)))
 	return append(dst, value...)
 }
 
-func uvarintLen(n int) int {
+func varintLen(n int) int {
 	l := 1
 	for u := uint64(n); u >= 0x80; u >>= 7 {
 		l++
@@ -127,11 +127,11 @@ func appendLabels(ls kemi.Labels, raw []byte) (kemi.Labels, bool) {
 			return true
 		}
 		var l kemi.Label
-		good := wire == wireBytes && fields(v, func(number int, wire uint64, v []byte, _ uint64) bool {
+		good := wire == pbBytes && fields(v, func(number int, wire uint64, v []byte, _ uint64) bool {
 			switch {
-			case number == 1 && wire == wireBytes:
+			case number == 1 && wire == pbBytes:
 				l.Name = text(v)
-			case number == 2 && wire == wireBytes:
+			case number == 2 && wire == pbBytes:
 				l.Value = text(v)
 			case number <= 2:
 				return false
