@@ -1,0 +1,5 @@
+package push
+
+import "kemi"
+
+func (p *Push) logRoutes() []kemi.Route { return nil }

@@ -1,0 +1,79 @@
+package push
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+
+	"kemi"
+	"kemi/pipeline/bus"
+	"kemi/pipeline/codec"
+)
+
+// Options are what the receivers work with. All but Enricher and WaitApplied are needed.
+type Options struct {
+	Config     Config
+	Bus        bus.Bus
+	Table      *codec.Table   // finds series; it enriches metrics by itself
+	Enricher   codec.Enricher // of logs
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time
+	// WaitApplied waits until a record can be queried; without it a sender that asks for that is refused.
+	WaitApplied func(ctx context.Context, topic string, partition int32, offset int64) error
+}
+
+// Push is the receivers.
+type Push struct {
+	cfg         Config
+	bus         bus.Bus
+	table       *codec.Table
+	enricher    codec.Enricher
+	log         *slog.Logger
+	now         func() time.Time
+	waitApplied func(ctx context.Context, topic string, partition int32, offset int64) error
+
+	memory *semaphore.Weighted // bytes
+	m      *metrics
+}
+
+// New makes the receivers.
+func New(o Options) (*Push, error) {
+	if err := o.Config.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Push{
+		cfg: o.Config, bus: o.Bus, table: o.Table, enricher: o.Enricher, log: o.Log, now: o.Now, waitApplied: o.WaitApplied,
+		memory: semaphore.NewWeighted(o.Config.MemoryBytes),
+	}
+	p.m = newMetrics(o.Registerer, p)
+	return p, nil
+}
+
+// Routes are what the receivers serve.
+func (p *Push) Routes() []kemi.Route {
+	return append(p.metricRoutes(), p.logRoutes()...)
+}
+
+func (p *Push) metricRoutes() []kemi.Route {
+	return []kemi.Route{}
+}
+
+// batchOf is the name that the sender gives the request, so that sending it again does not make it another one.
+func batchOf(r *http.Request) (string, error) {
+	for _, name := range []string{"Idempotency-Key", "X-Kemi-Batch"} {
+		if v := r.Header.Get(name); v != "" {
+			if len(v) > maxBatchName {
+				return "", kemi.Errorf(kemi.ErrInvalid, "header %s: %d bytes: must be at most %d", name, len(v), maxBatchName)
+			}
+			return v, nil
+		}
+	}
+	return "", nil
+}
+
+const maxBatchName = 256
