@@ -294,7 +294,7 @@ func (e *Engine) serveLast(w http.ResponseWriter, r *http.Request, id kemi.Ident
 	}
 	var in struct {
 		Queries      []sub
-		ResolveNames flag
+		ResolveNames boolean
 		BackScan     scalar
 	}
 	if r.Method == http.MethodPost {
@@ -302,7 +302,7 @@ func (e *Engine) serveLast(w http.ResponseWriter, r *http.Request, id kemi.Ident
 			return err
 		}
 	} else {
-		in.ResolveNames = flag(isSet(v, "resolve"))
+		in.ResolveNames = boolean(isSet(v, "resolve"))
 		in.BackScan = scalar(v.Get("back_scan"))
 		for _, t := range v["timeseries"] {
 			metric, filters, err := parseMetric(t)

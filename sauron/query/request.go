@@ -133,41 +133,41 @@ type jsonRequest struct {
 	Start        scalar     `json:"start"`
 	End          scalar     `json:"end"`
 	Timezone     string     `json:"timezone"`
-	UseCalendar  flag       `json:"useCalendar"`
-	MsResolution flag       `json:"msResolution"`
-	Arrays       flag       `json:"arrays"`
-	ShowTSUIDs   flag       `json:"showTSUIDs"`
-	ShowQuery    flag       `json:"showQuery"`
-	ShowStats    flag       `json:"showStats"`
-	ShowSummary  flag       `json:"showSummary"`
-	Delete       flag       `json:"delete"`
+	UseCalendar  boolean    `json:"useCalendar"`
+	MsResolution boolean    `json:"msResolution"`
+	Arrays       boolean    `json:"arrays"`
+	ShowTSUIDs   boolean    `json:"showTSUIDs"`
+	ShowQuery    boolean    `json:"showQuery"`
+	ShowStats    boolean    `json:"showStats"`
+	ShowSummary  boolean    `json:"showSummary"`
+	Delete       boolean    `json:"delete"`
 	Queries      *[]jsonSub `json:"queries"`
 }
 
 type jsonSub struct {
-	Metric      string `json:"metric"`
-	Aggregator  string `json:"aggregator"`
-	Downsample  string `json:"downsample"`
-	Rate        flag   `json:"rate"`
+	Metric      string  `json:"metric"`
+	Aggregator  string  `json:"aggregator"`
+	Downsample  string  `json:"downsample"`
+	Rate        boolean `json:"rate"`
 	RateOptions *struct {
-		Counter    flag   `json:"counter"`
-		IsCounter  flag   `json:"isCounter"`
-		CounterMax scalar `json:"counterMax"`
-		ResetValue scalar `json:"resetValue"`
-		DropResets flag   `json:"dropResets"`
+		Counter    boolean `json:"counter"`
+		IsCounter  boolean `json:"isCounter"`
+		CounterMax scalar  `json:"counterMax"`
+		ResetValue scalar  `json:"resetValue"`
+		DropResets boolean `json:"dropResets"`
 	} `json:"rateOptions"`
 	Filters []struct {
-		Type    string `json:"type"`
-		Tagk    string `json:"tagk"`
-		Filter  string `json:"filter"`
-		GroupBy flag   `json:"groupBy"` // groupby, too: names are compared without case
-		Grouped flag   `json:"group_by"`
+		Type    string  `json:"type"`
+		Tagk    string  `json:"tagk"`
+		Filter  string  `json:"filter"`
+		GroupBy boolean `json:"groupBy"` // groupby, too: names are compared without case
+		Grouped boolean `json:"group_by"`
 	} `json:"filters"`
 	Tags                 pairs           `json:"tags"`
-	ExplicitTags         flag            `json:"explicitTags"`
+	ExplicitTags         boolean         `json:"explicitTags"`
 	Tsuids               []string        `json:"tsuids"`
 	Percentiles          json.RawMessage `json:"percentiles"`
-	ShowHistogramBuckets flag            `json:"showHistogramBuckets"`
+	ShowHistogramBuckets boolean         `json:"showHistogramBuckets"`
 }
 
 func (s jsonSub) subQuery() (SubQuery, error) {
@@ -249,10 +249,10 @@ func (s scalar) whole(field string) (int64, error) {
 	return n, nil
 }
 
-// flag is a boolean, also as a string or a number.
-type flag bool
+// boolean is true or false, also as a string or a number.
+type boolean bool
 
-func (f *flag) UnmarshalJSON(b []byte) error {
+func (f *boolean) UnmarshalJSON(b []byte) error {
 	switch strings.ToLower(strings.Trim(string(b), `"`)) {
 	case "true", "1":
 		*f = true
