@@ -1,0 +1,461 @@
+package search
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/zeebo/xxh3"
+
+	"kemi"
+)
+
+// A block is records of one project in columns. Its bytes (docs/formats/search.md):
+//
+//	magic "KLB1", xxh3 (low 32 bits) of the header, length of the header, header, sections
+//	header: count, for each section its length unpacked and packed, length of the bloom filter, bloom filter
+//	sections, each packed with zstd (with its checksum):
+//	  columns  project; dictionary of streams; names of attributes; times, stream numbers, severities; which have trace or span
+//	  ids      each: how much it shares with the one before, the rest
+//	  bodies   lengths, then the bytes
+//	  attrs    each: trace id, span id, attributes
+//
+// Numbers are varints. So a histogram opens the columns only, a search for a word the columns and the bodies.
+const blockMagic = "KLB1"
+
+const (
+	columnsSection = iota
+	idsSection
+	bodiesSection
+	attrsSection
+	sections
+)
+
+var errBlock = errors.New("damaged block")
+
+var (
+	packer, _   = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(true), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true))
+	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(2<<30))
+)
+
+// encodeBlock packs records, which are of one project.
+func encodeBlock(records []kemi.LogRecord, bloom []byte) []byte {
+	var raw [sections][]byte
+	columns := appendString(nil, records[0].Project)
+
+	streams, numbers := map[string]uint64{}, make([]uint64, len(records))
+	names := map[string]uint64{}
+	var streamDict, nameDict, key []byte
+	var marked byte
+	for i := range records {
+		r := &records[i]
+		key = appendLabels(key[:0], r.Stream)
+		n, ok := streams[string(key)]
+		if !ok {
+			n = uint64(len(streams))
+			streams[string(key)] = n
+			streamDict = append(streamDict, key...)
+		}
+		numbers[i] = n
+		for _, l := range r.Attrs {
+			if _, ok := names[l.Name]; !ok {
+				names[l.Name] = uint64(len(names))
+				nameDict = appendString(nameDict, l.Name)
+			}
+		}
+		if r.TraceID != "" || r.SpanID != "" {
+			marked = 1
+		}
+	}
+	columns = append(binary.AppendUvarint(columns, uint64(len(streams))), streamDict...)
+	columns = append(binary.AppendUvarint(columns, uint64(len(names))), nameDict...)
+	columns = append(columns, marked)
+	var last kemi.Nanos
+	for i := range records {
+		columns = binary.AppendVarint(columns, int64(records[i].At-last))
+		last = records[i].At
+	}
+	for _, n := range numbers {
+		columns = binary.AppendUvarint(columns, n)
+	}
+	for i := range records {
+		columns = append(columns, byte(records[i].Severity))
+	}
+	raw[columnsSection] = columns
+
+	prev := ""
+	for i := range records {
+		id := records[i].ID
+		shared := 0
+		for shared < len(id) && shared < len(prev) && id[shared] == prev[shared] {
+			shared++
+		}
+		raw[idsSection] = appendString(binary.AppendUvarint(raw[idsSection], uint64(shared)), id[shared:])
+		prev = id
+	}
+	size := 0
+	for i := range records {
+		raw[bodiesSection] = binary.AppendUvarint(raw[bodiesSection], uint64(len(records[i].Body)))
+		size += len(records[i].Body)
+	}
+	raw[bodiesSection] = slices.Grow(raw[bodiesSection], size)
+	for i := range records {
+		raw[bodiesSection] = append(raw[bodiesSection], records[i].Body...)
+	}
+	if marked != 0 || len(names) > 0 {
+		b := raw[attrsSection]
+		for i := range records {
+			r := &records[i]
+			b = appendString(appendString(b, r.TraceID), r.SpanID)
+			b = binary.AppendUvarint(b, uint64(len(r.Attrs)))
+			for _, l := range r.Attrs {
+				b = appendString(binary.AppendUvarint(b, names[l.Name]), l.Value)
+			}
+		}
+		raw[attrsSection] = b
+	}
+
+	header := binary.AppendUvarint(nil, uint64(len(records)))
+	var packed [sections][]byte
+	total := 0
+	for i, b := range raw {
+		if len(b) > 0 {
+			packed[i] = packer.EncodeAll(b, make([]byte, 0, len(b)/3+64))
+		}
+		header = binary.AppendUvarint(binary.AppendUvarint(header, uint64(len(b))), uint64(len(packed[i])))
+		total += len(packed[i])
+	}
+	header = append(binary.AppendUvarint(header, uint64(len(bloom))), bloom...)
+
+	out := make([]byte, 0, len(blockMagic)+4+binary.MaxVarintLen32+len(header)+total)
+	out = append(out, blockMagic...)
+	out = binary.LittleEndian.AppendUint32(out, uint32(xxh3.Hash(header)))
+	out = append(binary.AppendUvarint(out, uint64(len(header))), header...)
+	for _, p := range packed {
+		out = append(out, p...)
+	}
+	return out
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendLabels(b []byte, ls kemi.Labels) []byte {
+	b = binary.AppendUvarint(b, uint64(len(ls)))
+	for _, l := range ls {
+		b = appendString(appendString(b, l.Name), l.Value)
+	}
+	return b
+}
+
+// reader reads what the append functions above wrote. After an error everything reads as zero.
+type reader struct {
+	b   []byte
+	err error
+}
+
+func (r *reader) fail() {
+	r.b, r.err = nil, errBlock
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// count reads how many things follow, each of at least one byte.
+func (r *reader) count() int {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.fail()
+		return 0
+	}
+	return int(n)
+}
+
+func (r *reader) byte() byte {
+	if b := r.bytes(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) bytes(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.fail()
+		return nil
+	}
+	b := r.b[:n:n]
+	r.b = r.b[n:]
+	return b
+}
+
+// string does not copy: what is unpacked is not changed afterwards.
+func (r *reader) string() string { return text(r.bytes(r.count())) }
+
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// block is an encoded block, its sections unpacked when they are asked for.
+type block struct {
+	count   int
+	bloom   []byte
+	packed  [sections][]byte
+	lengths [sections]int
+
+	project  string
+	streams  []kemi.Labels
+	names    []string
+	marked   bool // some record has a trace or span id
+	at       []kemi.Nanos
+	stream   []uint32
+	severity []byte
+
+	ids    []string
+	bodies []string
+	attrs  []uint32 // where in attrData each record begins
+	data   []byte
+}
+
+// openBlock reads the header. b is not kept unless a section is unpacked.
+func openBlock(b []byte) (*block, error) {
+	if len(b) < len(blockMagic)+5 || string(b[:len(blockMagic)]) != blockMagic {
+		return nil, errBlock
+	}
+	b = b[len(blockMagic):]
+	sum := binary.LittleEndian.Uint32(b)
+	r := reader{b: b[4:]}
+	header := r.bytes(r.count())
+	if r.err != nil || uint32(xxh3.Hash(header)) != sum {
+		return nil, errBlock
+	}
+	h := reader{b: header}
+	bl := &block{count: int(min(h.uvarint(), math.MaxInt32))}
+	for i := range sections {
+		bl.lengths[i] = int(min(h.uvarint(), math.MaxInt32))
+		bl.packed[i] = r.bytes(int(min(h.uvarint(), math.MaxInt32)))
+	}
+	bl.bloom = h.bytes(h.count())
+	if r.err != nil || h.err != nil {
+		return nil, errBlock
+	}
+	return bl, nil
+}
+
+func (b *block) unpack(section int) (*reader, error) {
+	if b.lengths[section] == 0 {
+		return &reader{}, nil
+	}
+	raw, err := unpacker.DecodeAll(b.packed[section], make([]byte, 0, b.lengths[section]))
+	if err != nil || len(raw) != b.lengths[section] {
+		return nil, errBlock
+	}
+	return &reader{b: raw}, nil
+}
+
+func (b *block) openColumns() error {
+	if b.at != nil {
+		return nil
+	}
+	r, err := b.unpack(columnsSection)
+	if err != nil {
+		return err
+	}
+	b.project = r.string()
+	b.streams = make([]kemi.Labels, r.count())
+	for i := range b.streams {
+		ls := make(kemi.Labels, r.count())
+		for k := range ls {
+			ls[k] = kemi.Label{Name: r.string(), Value: r.string()}
+		}
+		if len(ls) > 0 {
+			b.streams[i] = ls
+		}
+	}
+	b.names = make([]string, r.count())
+	for i := range b.names {
+		b.names[i] = r.string()
+	}
+	b.marked = r.byte() != 0
+	if b.count > len(r.b) {
+		return errBlock
+	}
+	at := make([]kemi.Nanos, b.count)
+	var last kemi.Nanos
+	for i := range at {
+		last += kemi.Nanos(r.varint())
+		at[i] = last
+	}
+	b.stream = make([]uint32, b.count)
+	for i := range b.stream {
+		n := r.uvarint()
+		if n >= uint64(len(b.streams)) {
+			return errBlock
+		}
+		b.stream[i] = uint32(n)
+	}
+	b.severity = r.bytes(b.count)
+	if r.err != nil {
+		return r.err
+	}
+	b.at = at
+	return nil
+}
+
+func (b *block) openIDs() error {
+	if b.ids != nil {
+		return nil
+	}
+	r, err := b.unpack(idsSection)
+	if err != nil {
+		return err
+	}
+	ids := make([]string, b.count)
+	prev := ""
+	for i := range ids {
+		shared, rest := r.uvarint(), r.string()
+		if shared > uint64(len(prev)) {
+			return errBlock
+		}
+		if shared == 0 {
+			prev = rest
+		} else {
+			prev = prev[:shared] + rest
+		}
+		ids[i] = prev
+	}
+	if r.err != nil {
+		return r.err
+	}
+	b.ids = ids
+	return nil
+}
+
+func (b *block) openBodies() error {
+	if b.bodies != nil {
+		return nil
+	}
+	r, err := b.unpack(bodiesSection)
+	if err != nil {
+		return err
+	}
+	lengths := make([]int, b.count)
+	for i := range lengths {
+		lengths[i] = int(min(r.uvarint(), math.MaxInt32))
+	}
+	b.data = r.b
+	bodies := make([]string, b.count)
+	for i, n := range lengths {
+		bodies[i] = text(r.bytes(n))
+	}
+	if r.err != nil {
+		return r.err
+	}
+	b.bodies = bodies
+	return nil
+}
+
+// hasAttrs tells whether there is anything in the section of attributes.
+func (b *block) hasAttrs() bool { return b.lengths[attrsSection] > 0 }
+
+// openAttrs gives a function that reads trace and span and attributes of the records one after another, beginning with the
+// first; it is nil if no record has any. The labels are valid until the next call.
+func (b *block) openAttrs() (func(r *kemi.LogRecord) error, error) {
+	if !b.hasAttrs() {
+		return nil, nil
+	}
+	in, err := b.unpack(attrsSection)
+	if err != nil {
+		return nil, err
+	}
+	var ls kemi.Labels
+	return func(r *kemi.LogRecord) error {
+		r.TraceID, r.SpanID = in.string(), in.string()
+		ls = ls[:0]
+		for range in.count() {
+			n := in.uvarint()
+			if n >= uint64(len(b.names)) {
+				return errBlock
+			}
+			ls = append(ls, kemi.Label{Name: b.names[n], Value: in.string()})
+		}
+		r.Attrs = nil
+		if len(ls) > 0 {
+			r.Attrs = ls
+		}
+		return in.err
+	}, nil
+}
+
+// all is every record of the block, copied out of it.
+func (b *block) all() ([]kemi.LogRecord, error) {
+	if err := errors.Join(b.openColumns(), b.openIDs(), b.openBodies()); err != nil {
+		return nil, err
+	}
+	attrs, err := b.openAttrs()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]kemi.LogRecord, b.count)
+	for i := range out {
+		out[i] = kemi.LogRecord{ID: b.ids[i], Project: b.project, At: b.at[i], Severity: kemi.Severity(b.severity[i]), Stream: b.streams[b.stream[i]], Body: b.bodies[i]}
+		if attrs != nil {
+			if err := attrs(&out[i]); err != nil {
+				return nil, err
+			}
+		}
+		out[i] = cloneRecord(&out[i])
+	}
+	return out, nil
+}
+
+// cloneRecord copies r so that it keeps no block in memory.
+func cloneRecord(r *kemi.LogRecord) kemi.LogRecord {
+	c := *r
+	c.ID, c.Project, c.Body = strings.Clone(r.ID), strings.Clone(r.Project), strings.Clone(r.Body)
+	c.TraceID, c.SpanID = strings.Clone(r.TraceID), strings.Clone(r.SpanID)
+	c.Stream, c.Attrs = cloneLabels(r.Stream), cloneLabels(r.Attrs)
+	return c
+}
+
+// cloneLabels copies names and values into one string.
+func cloneLabels(ls kemi.Labels) kemi.Labels {
+	if len(ls) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	n := 0
+	for _, l := range ls {
+		n += len(l.Name) + len(l.Value)
+	}
+	b.Grow(n)
+	for _, l := range ls {
+		b.WriteString(l.Name)
+		b.WriteString(l.Value)
+	}
+	s, out := b.String(), make(kemi.Labels, len(ls))
+	for i, l := range ls {
+		out[i] = kemi.Label{Name: s[:len(l.Name)], Value: s[len(l.Name) : len(l.Name)+len(l.Value)]}
+		s = s[len(l.Name)+len(l.Value):]
+	}
+	return out
+}
