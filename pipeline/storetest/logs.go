@@ -208,9 +208,6 @@ func logsIndexAndSearch(t *testing.T, s *logStore) {
 	ask()
 	s.reopen()
 	ask()
-}
-		}
-	}
 	s.checkAll("default")
 	for _, r := range []store.NanoRange{{From: 10, To: 30}, {From: 11, To: 30}, {From: 0, To: 10}, {From: 31, To: 99}, {From: 20, To: 20}, {From: 30, To: 10}} {
 		s.check("default", store.LogQuery{Range: r})
