@@ -108,6 +108,9 @@ func (db *DB) appendFloats(ctx context.Context, batch *codec.SeriesBatch) error 
 	taken, lo := 0, int32(0)
 	for i, s := range batch.Series {
 		hi := batch.Ends[i]
+		if lo == hi {
+			continue // it has histograms or exemplars only
+		}
 		ref := db.ref(s)
 		var ls labels.Labels
 		if ref == 0 {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -54,7 +55,7 @@ func (db *DB) appendLate(ctx context.Context, batch *codec.SeriesBatch) error {
 			}
 			switch _, err := app.Append(db.ref(batch.Series[series]), ls, 0, t, v, nil, nil, storage.AOptions{}); {
 			case err == nil:
-				there.add(t, v)
+				there.add(t, sample{v: v})
 				taken++
 			default:
 				db.count(err)
@@ -72,11 +73,11 @@ func (db *DB) appendLate(ctx context.Context, batch *codec.SeriesBatch) error {
 
 // fresh tells whether the series has no sample at t; it counts what it has.
 func (db *DB) fresh(there *existing, t int64, v float64) bool {
-	old, isFloat, found := there.at(t)
+	old, found := there.at(t)
 	switch {
 	case !found:
 		return true
-	case isFloat && math.Float64bits(old) == math.Float64bits(v):
+	case old.h == nil && math.Float64bits(old.v) == math.Float64bits(v):
 		db.m.duplicates.Inc()
 	default:
 		db.m.conflicts.Inc()
@@ -84,15 +85,20 @@ func (db *DB) fresh(there *existing, t int64, v float64) bool {
 	return false
 }
 
+// sample is a value, or a histogram.
+type sample struct {
+	v float64
+	h *histogram.FloatHistogram
+}
+
 // existing is the samples that a series has in a span of time.
 type existing struct {
-	q      storage.Querier
-	ls     labels.Labels // of the series that is loaded
-	t      []int64
-	v      []float64
-	floats []bool
-	added  map[int64]float64 // by this batch, not committed yet
-	it     chunkenc.Iterator
+	q     storage.Querier
+	ls    labels.Labels // of the series that is loaded
+	t     []int64
+	v     []sample
+	added map[int64]sample // by this batch, not committed yet
+	it    chunkenc.Iterator
 }
 
 func (db *DB) newExisting(mint, maxt int64) (*existing, error) {
@@ -100,7 +106,7 @@ func (db *DB) newExisting(mint, maxt int64) (*existing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &existing{q: q, added: map[int64]float64{}}, nil
+	return &existing{q: q, added: map[int64]sample{}}, nil
 }
 
 func (e *existing) close() { _ = e.q.Close() }
@@ -112,7 +118,7 @@ func (e *existing) load(ctx context.Context, ls labels.Labels, mint, maxt int64)
 		clear(e.added)
 		e.ls = ls
 	}
-	e.t, e.v, e.floats = e.t[:0], e.v[:0], e.floats[:0]
+	e.t, e.v = e.t[:0], e.v[:0]
 	ms := make([]*labels.Matcher, 0, ls.Len())
 	ls.Range(func(l labels.Label) {
 		ms = append(ms, &labels.Matcher{Type: labels.MatchEqual, Name: l.Name, Value: l.Value})
@@ -125,11 +131,14 @@ func (e *existing) load(ctx context.Context, ls labels.Labels, mint, maxt int64)
 		}
 		e.it = s.Iterator(e.it)
 		for k := e.it.Next(); k != chunkenc.ValNone; k = e.it.Next() {
-			var v float64
+			var x sample
 			if k == chunkenc.ValFloat {
-				_, v = e.it.At()
+				_, x.v = e.it.At()
+			} else {
+				_, x.h = e.it.AtFloatHistogram(nil)
+				x.h.Compact(0)
 			}
-			e.t, e.v, e.floats = append(e.t, e.it.AtT()), append(e.v, v), append(e.floats, k == chunkenc.ValFloat)
+			e.t, e.v = append(e.t, e.it.AtT()), append(e.v, x)
 		}
 		if err := e.it.Err(); err != nil {
 			return err
@@ -138,13 +147,13 @@ func (e *existing) load(ctx context.Context, ls labels.Labels, mint, maxt int64)
 	return set.Err()
 }
 
-// at is the value at t.
-func (e *existing) at(t int64) (v float64, isFloat, found bool) {
+// at is the sample at t.
+func (e *existing) at(t int64) (s sample, found bool) {
 	if i, ok := slices.BinarySearch(e.t, t); ok {
-		return e.v[i], e.floats[i], true
+		return e.v[i], true
 	}
-	v, found = e.added[t]
-	return v, true, found
+	s, found = e.added[t]
+	return s, found
 }
 
-func (e *existing) add(t int64, v float64) { e.added[t] = v }
+func (e *existing) add(t int64, s sample) { e.added[t] = s }

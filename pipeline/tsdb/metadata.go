@@ -7,18 +7,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
+
+	"github.com/prometheus/prometheus/model/metadata"
 
 	"kemi"
 )
-
-// Metadata is what a sender said of a metric.
-type Metadata struct {
-	Type string `json:"type"` // counter, gauge, histogram, gaugehistogram, summary, info, stateset or unknown
-	Unit string `json:"unit"`
-	Help string `json:"help"`
-}
 
 // metadataStore keeps the metadata of metrics, the newest word of each. It is small, so it lies in one JSON file that is written
 // with the checkpoints.
@@ -26,7 +20,7 @@ type metadataStore struct {
 	name string
 
 	mu       sync.RWMutex
-	projects map[string]map[string]Metadata
+	projects map[string]map[string]metadata.Metadata
 	count    int
 	dirty    bool
 }
@@ -38,7 +32,7 @@ const (
 )
 
 func openMetadata(dir string) (*metadataStore, error) {
-	m := &metadataStore{name: filepath.Join(dir, metadataFile), projects: map[string]map[string]Metadata{}}
+	m := &metadataStore{name: filepath.Join(dir, metadataFile), projects: map[string]map[string]metadata.Metadata{}}
 	b, err := os.ReadFile(m.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
@@ -56,7 +50,7 @@ func openMetadata(dir string) (*metadataStore, error) {
 }
 
 // set notes what is said of a metric.
-func (m *metadataStore) set(project, metric string, md Metadata) {
+func (m *metadataStore) set(project, metric string, md metadata.Metadata) {
 	if len(md.Help) > maxHelp {
 		md.Help = md.Help[:maxHelp]
 	}
@@ -68,7 +62,7 @@ func (m *metadataStore) set(project, metric string, md Metadata) {
 		return
 	}
 	if p == nil {
-		p = map[string]Metadata{}
+		p = map[string]metadata.Metadata{}
 		m.projects[project] = p
 	}
 	if !ok {
@@ -102,7 +96,7 @@ func (m *metadataStore) save() error {
 }
 
 // Metadata is what senders said of the metrics of the identity's project: of one, or with "" of all, by name.
-func (db *DB) Metadata(id kemi.Identity, metric string) map[string]Metadata {
+func (db *DB) Metadata(id kemi.Identity, metric string) map[string]metadata.Metadata {
 	db.meta.mu.RLock()
 	defer db.meta.mu.RUnlock()
 	p := db.meta.projects[id.Project]
@@ -110,10 +104,7 @@ func (db *DB) Metadata(id kemi.Identity, metric string) map[string]Metadata {
 		return maps.Clone(p)
 	}
 	if md, ok := p[metric]; ok {
-		return map[string]Metadata{metric: md}
+		return map[string]metadata.Metadata{metric: md}
 	}
 	return nil
 }
-
-// metricNames are sorted.
-func metricNames(m map[string]Metadata) []string { return slices.Sorted(maps.Keys(m)) }

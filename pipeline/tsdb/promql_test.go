@@ -68,4 +68,3 @@ func (a corpusAppender) Append(_ storage.SeriesRef, ls labels.Labels, st, t int6
 	}
 	return a.AppenderV2.Append(0, in("default"), st, t, v, h, fh, o)
 }
-
