@@ -104,7 +104,7 @@ func (sg *segmentView) block(num uint64) (b *block, err error) {
 		return true
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %v", errBlock, err)
 	}
 	return openBlock(data)
 }
@@ -189,7 +189,7 @@ func (sg *segmentView) bloom(num uint64, f func([]byte)) (err error) {
 		return false
 	}
 	if e := sg.segment.VisitStoredFields(num, visit); e != nil {
-		return e
+		return fmt.Errorf("%w: %v", errBlock, e)
 	}
 	if err == nil && !found {
 		err = errBlock
