@@ -21,7 +21,10 @@ type Config struct {
 	MaxLabels          int `yaml:"maxLabels"`
 	MaxLabelNameBytes  int `yaml:"maxLabelNameBytes"`
 	MaxLabelValueBytes int `yaml:"maxLabelValueBytes"`
-	// MaxPast and MaxFuture are how far from now the time of a sample may be.
+	// MaxLineBytes is how long the body of a log record may be, and all its attributes together; MaxAttributes how many it may have.
+	MaxLineBytes  int `yaml:"maxLineBytes"`
+	MaxAttributes int `yaml:"maxAttributes"`
+	// MaxPast and MaxFuture are how far from now the time of a sample or a log record may be.
 	MaxPast   time.Duration `yaml:"maxPast"`
 	MaxFuture time.Duration `yaml:"maxFuture"`
 }
@@ -31,6 +34,7 @@ func DefaultConfig() Config {
 	return Config{
 		MaxBodyBytes: 32 << 20, MaxDecodedBytes: 64 << 20, MemoryBytes: 256 << 20, QueueWait: time.Second,
 		MaxLabels: 64, MaxLabelNameBytes: 1 << 10, MaxLabelValueBytes: 16 << 10,
+		MaxLineBytes: 1 << 20, MaxAttributes: 512,
 		MaxPast: 10 * 365 * 24 * time.Hour, MaxFuture: 24 * time.Hour,
 	}
 }
@@ -44,6 +48,7 @@ func (c Config) Validate() error {
 	}{
 		{"maxBodyBytes", c.MaxBodyBytes}, {"maxDecodedBytes", c.MaxDecodedBytes}, {"memoryBytes", c.MemoryBytes},
 		{"maxLabels", int64(c.MaxLabels)}, {"maxLabelNameBytes", int64(c.MaxLabelNameBytes)}, {"maxLabelValueBytes", int64(c.MaxLabelValueBytes)},
+		{"maxLineBytes", int64(c.MaxLineBytes)}, {"maxAttributes", int64(c.MaxAttributes)},
 		{"maxPast", int64(c.MaxPast)}, {"maxFuture", int64(c.MaxFuture)},
 	} {
 		if k.v <= 0 {
