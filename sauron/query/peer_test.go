@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -85,8 +84,13 @@ func TestPeer(t *testing.T) {
 		if errors.Is(err, kemi.ErrTooLarge) {
 			continue
 		}
-		// With explicitTags OpenTSDB reads one row more, and shows series that have points only there as nameless empty results.
-		want = nameless.ReplaceAllString(want, "")
+		if bytes.Contains(body, []byte("explicitTags")) {
+			// OpenTSDB reads one row more then, and shows what has points only there as empty results, partly nameless.
+			mine := slices.Clone(got.Bytes())
+			got.Reset()
+			got.WriteString(withoutEmpty(t, string(mine)))
+			want = withoutEmpty(t, want)
+		}
 		if code != gotCode || code == 200 && !sameResults(t, got.String(), want) {
 			if strings.Contains(want, "Got Infinity") {
 				continue // an answer that OpenTSDB cannot write
@@ -103,8 +107,19 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// nameless are results with neither a name nor points, with the comma before or after.
-var nameless = regexp.MustCompile(`,\{"metric":"","tags":\{\},"aggregateTags":\[\],"dps":\{\}\}|\{"metric":"","tags":\{\},"aggregateTags":\[\],"dps":\{\}\},?`)
+// withoutEmpty leaves out results without points.
+func withoutEmpty(t *testing.T, answer string) string {
+	var rs []map[string]any
+	if json.Unmarshal([]byte(answer), &rs) != nil {
+		return answer
+	}
+	rs = slices.DeleteFunc(rs, func(r map[string]any) bool { return fmt.Sprint(r["dps"]) == "map[]" })
+	b, err := json.Marshal(rs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
 
 // peerClient gives up on questions that OpenTSDB never answers.
 var peerClient = &http.Client{Timeout: 3 * time.Second}

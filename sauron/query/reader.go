@@ -2,6 +2,7 @@ package query
 
 import (
 	"math"
+	"slices"
 	"sort"
 
 	"kemi"
@@ -139,6 +140,9 @@ func (r *reader) finish() (c column, ok bool, err error) {
 	if r.p.Rate {
 		c.at, c.v = rates(c.at, c.v, c.ints, r.p.RateOptions)
 		c.ints = false
+		if skip, _ := slices.BinarySearch(c.at, int64(r.p.scan.From)); skip > 0 { // an interval that begins before what is read
+			c.at, c.v = c.at[skip:], c.v[skip:]
+		}
 		if len(c.at) < 2 {
 			return c, false, nil
 		}
