@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -93,7 +95,15 @@ func TestWriteFails(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	room.Store(1 << 40)
+	// Also when all of it is in the file before the error comes.
+	d.writeAt = func(f *os.File, b []byte, pos int64) (int, error) {
+		n, err := f.WriteAt(b, pos)
+		return n, errors.Join(err, unix.EIO)
+	}
+	if err := w.Publish(t.Context(), "a", []bus.Record{{Value: []byte("whole, and refused")}}); !errors.Is(err, kemi.ErrUnavailable) || !errors.Is(err, unix.EIO) {
+		t.Fatal(err)
+	}
+	d.writeAt = (*os.File).WriteAt
 	if failed == 0 || len(acked) == 0 {
 		t.Fatalf("%d failed, %d were acknowledged", failed, len(acked))
 	}
@@ -115,7 +125,7 @@ func TestWriteFails(t *testing.T) {
 // powerDisk remembers what would be left after a power cut: of files what was synced, of folders the names that were.
 type powerDisk struct {
 	mu     sync.Mutex
-	synced map[string]int64
+	synced map[uint64]int64 // by inode
 	names  map[string]bool
 }
 
@@ -131,7 +141,7 @@ func (p *powerDisk) disk() *disk {
 			defer p.mu.Unlock()
 			info, err := f.Stat()
 			if err == nil {
-				p.synced[f.Name()] = info.Size()
+				p.synced[inode(info)] = info.Size()
 			}
 			return err
 		},
@@ -146,6 +156,8 @@ func (p *powerDisk) disk() *disk {
 		},
 	}
 }
+
+func inode(info os.FileInfo) uint64 { return info.Sys().(*syscall.Stat_t).Ino }
 
 // cut copies to a new folder what a power cut at this moment may leave.
 func (p *powerDisk) cut(t *testing.T, from, to string, rng *rand.Rand) {
@@ -170,7 +182,11 @@ func (p *powerDisk) cut(t *testing.T, from, to string, rng *rand.Rand) {
 				copyDir(src, dst)
 				continue
 			}
-			b, err := os.ReadFile(src)
+			info, err := os.Stat(src)
+			var b []byte
+			if err == nil {
+				b, err = os.ReadFile(src)
+			}
 			if errors.Is(err, os.ErrNotExist) {
 				continue // the writer renamed an index meanwhile
 			}
@@ -178,7 +194,7 @@ func (p *powerDisk) cut(t *testing.T, from, to string, rng *rand.Rand) {
 				t.Fatal(err)
 			}
 			// Behind what was synced each sector may be there, or be zeros, and the length is anything.
-			sure := min(p.synced[src], int64(len(b)))
+			sure := min(p.synced[inode(info)], int64(len(b)))
 			b = b[:sure+rng.Int64N(int64(len(b))-sure+1)]
 			for i := sure; i < int64(len(b)); {
 				end := min(int64(len(b)), (i/512+1)*512)
@@ -202,7 +218,7 @@ func TestPowerCut(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.Topics = map[string]int{"a": 2}
 	cfg.SegmentBytes = 32 << 10
-	power := &powerDisk{synced: map[string]int64{}, names: map[string]bool{}}
+	power := &powerDisk{synced: map[uint64]int64{}, names: map[string]bool{}}
 	// The folder itself was there before.
 	power.names[cfg.Dir] = true
 	w := mustOpenOn(t, cfg, power.disk())
@@ -226,6 +242,23 @@ func TestPowerCut(t *testing.T) {
 			}
 		})
 	}
+	committed := bus.Positions{}
+	wg.Go(func() {
+		r, err := w.Subscribe(t.Context(), "a", "g", nil)
+		for err == nil {
+			var b bus.Batch
+			if b, err = r.Next(t.Context()); err == nil {
+				if err = r.Commit(t.Context(), bus.Positions{b.Partition: b.Next()}); err == nil {
+					mu.Lock()
+					committed[b.Partition] = b.Next()
+					mu.Unlock()
+				}
+			}
+		}
+		if err != io.EOF {
+			t.Error(err)
+		}
+	})
 	for range 60 {
 		for range rng.IntN(30) {
 			tickets <- struct{}{}
@@ -235,6 +268,7 @@ func TestPowerCut(t *testing.T) {
 		for v := range acked {
 			want[v] = true
 		}
+		wantCommitted := maps.Clone(committed)
 		mu.Unlock()
 		after := cfg
 		after.Dir = filepath.Join(t.TempDir(), "after")
@@ -247,12 +281,18 @@ func TestPowerCut(t *testing.T) {
 		for v := range want {
 			t.Fatalf("%.20q was acknowledged and is gone; %d records are left", v, len(records))
 		}
+		for p, n := range wantCommitted {
+			if got := left.topics["a"].groups.get("g")[p]; got < n {
+				t.Fatalf("partition %d: %d was committed, %d is kept", p, n, got)
+			}
+		}
 		publish(t, left, "and it goes on")
 		if err := left.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	close(tickets)
+	w.topics["a"].closeReaders()
 	wg.Wait()
 }
 
@@ -272,7 +312,7 @@ func TestReadersTellDamage(t *testing.T) {
 	for {
 		b, err := r.Next(t.Context())
 		n += len(b.Records)
-		if err == nil {
+		if err == nil && n < 40 {
 			continue
 		}
 		var damage *CorruptError

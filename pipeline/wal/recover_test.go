@@ -67,6 +67,9 @@ func TestTornTail(t *testing.T) {
 			}
 		}()
 		wantValues(t, w, want...)
+		if info, err := os.Stat(segmentFiles(t, w)[0]); err != nil || info.Size() != w.topics["a"].partitions[0].active().size {
+			t.Fatalf("the file has %d bytes, %v", info.Size(), err)
+		}
 		publish(t, w, "next")
 		wantValues(t, w, append(want, "next")...)
 		_ = w.Close()
