@@ -143,9 +143,10 @@ func (x *Index) Count(ctx context.Context, id kemi.Identity, lq store.LogQuery, 
 	return out, nil
 }
 
-// fieldCounts counts the values of one field.
+// fieldCounts counts the values of one field. The counts are pointers because to assign to a key of a map replaces the key, too, and the
+// value that was read last lies in memory that a block only lends.
 type fieldCounts struct {
-	values map[string]int64
+	values map[string]*int64
 	more   int64
 }
 
@@ -167,14 +168,14 @@ func (x *Index) Fields(ctx context.Context, id kemi.Identity, lq store.LogQuery,
 			if values >= maxValues {
 				return
 			}
-			f = &fieldCounts{values: map[string]int64{}}
+			f = &fieldCounts{values: map[string]*int64{}}
 			fields[strings.Clone(name)] = f
 		}
-		if _, ok := f.values[value]; ok {
-			f.values[value] += n
+		if c, ok := f.values[value]; ok {
+			*c += n
 		} else if values < maxValues {
 			values++
-			f.values[strings.Clone(value)] = n
+			f.values[strings.Clone(value)] = &n
 		} else {
 			f.more += n
 		}
@@ -204,7 +205,7 @@ func (x *Index) Fields(ctx context.Context, id kemi.Identity, lq store.LogQuery,
 	for name, f := range fields {
 		lf := store.LogField{Name: name, More: f.more, Values: make([]store.FieldCount, 0, len(f.values))}
 		for v, n := range f.values {
-			lf.Values = append(lf.Values, store.FieldCount{Value: v, Count: n})
+			lf.Values = append(lf.Values, store.FieldCount{Value: v, Count: *n})
 		}
 		slices.SortFunc(lf.Values, func(a, b store.FieldCount) int {
 			if c := cmp.Compare(b.Count, a.Count); c != 0 {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/klauspost/compress/zstd"
@@ -210,7 +211,7 @@ func (r *reader) bytes(n int) []byte {
 	return b
 }
 
-// string does not copy: what is unpacked is not changed afterwards.
+// string does not copy: what is unpacked is not changed before release.
 func (r *reader) string() string { return text(r.bytes(r.count())) }
 
 func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
@@ -230,10 +231,12 @@ type block struct {
 	stream   []uint32
 	severity []byte
 
-	ids    []string
-	bodies []string
-	attrs  []uint32 // where in attrData each record begins
-	data   []byte
+	ids     []string
+	bodies  []byte
+	bodyEnd []uint32 // where in bodies each ends
+	opened  bool     // bodies are
+
+	buffers []*[]byte // of the pool
 }
 
 // openBlock reads the header. b is not kept unless a section is unpacked.
@@ -265,11 +268,30 @@ func (b *block) unpack(section int) (*reader, error) {
 	if b.lengths[section] == 0 {
 		return &reader{}, nil
 	}
-	raw, err := unpacker.DecodeAll(b.packed[section], make([]byte, 0, b.lengths[section]))
+	buf := buffers.Get().(*[]byte)
+	if cap(*buf) < b.lengths[section] {
+		*buf = make([]byte, 0, b.lengths[section])
+	}
+	b.buffers = append(b.buffers, buf)
+	raw, err := unpacker.DecodeAll(b.packed[section], (*buf)[:0])
 	if err != nil || len(raw) != b.lengths[section] {
 		return nil, errBlock
 	}
+	*buf = raw
 	return &reader{b: raw}, nil
+}
+
+// buffers are for unpacked sections. Most are of the size of a block; larger ones are not kept.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// release gives back the memory: no record or string that was read from the block may be used any more.
+func (b *block) release() {
+	for _, buf := range b.buffers {
+		if cap(*buf) <= 4*blockBytes {
+			buffers.Put(buf)
+		}
+	}
+	*b = block{}
 }
 
 func (b *block) openColumns() error {
@@ -351,27 +373,32 @@ func (b *block) openIDs() error {
 }
 
 func (b *block) openBodies() error {
-	if b.bodies != nil {
+	if b.opened {
 		return nil
 	}
 	r, err := b.unpack(bodiesSection)
 	if err != nil {
 		return err
 	}
-	lengths := make([]int, b.count)
-	for i := range lengths {
-		lengths[i] = int(min(r.uvarint(), math.MaxInt32))
+	ends := make([]uint32, b.count)
+	var end uint64
+	for i := range ends {
+		end += r.uvarint()
+		ends[i] = uint32(min(end, math.MaxUint32))
 	}
-	b.data = r.b
-	bodies := make([]string, b.count)
-	for i, n := range lengths {
-		bodies[i] = text(r.bytes(n))
+	if r.err != nil || end != uint64(len(r.b)) || end > math.MaxUint32 {
+		return errBlock
 	}
-	if r.err != nil {
-		return r.err
-	}
-	b.bodies = bodies
+	b.bodies, b.bodyEnd, b.opened = r.b, ends, true
 	return nil
+}
+
+func (b *block) body(i int) string {
+	from := uint32(0)
+	if i > 0 {
+		from = b.bodyEnd[i-1]
+	}
+	return text(b.bodies[from:b.bodyEnd[i]])
 }
 
 // hasAttrs tells whether there is anything in the section of attributes.
@@ -417,7 +444,7 @@ func (b *block) all() ([]kemi.LogRecord, error) {
 	}
 	out := make([]kemi.LogRecord, b.count)
 	for i := range out {
-		out[i] = kemi.LogRecord{ID: b.ids[i], Project: b.project, At: b.at[i], Severity: kemi.Severity(b.severity[i]), Stream: b.streams[b.stream[i]], Body: b.bodies[i]}
+		out[i] = kemi.LogRecord{ID: b.ids[i], Project: b.project, At: b.at[i], Severity: kemi.Severity(b.severity[i]), Stream: b.streams[b.stream[i]], Body: b.body(i)}
 		if attrs != nil {
 			if err := attrs(&out[i]); err != nil {
 				return nil, err

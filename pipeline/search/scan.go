@@ -126,6 +126,7 @@ func (q *query) inBlock(s *snapshot, c *candidate, want needs, skip func(at kemi
 	if err != nil {
 		return err
 	}
+	defer b.release()
 	s.x.m.blocksRead.Inc()
 	return q.eachIn(s, b, want, skip, f)
 }
@@ -166,7 +167,7 @@ func (q *query) eachIn(s *snapshot, b *block, want needs, skip func(at kemi.Nano
 		}
 		r.Severity, r.Stream = kemi.Severity(b.severity[i]), b.streams[b.stream[i]]
 		if body {
-			r.Body = b.bodies[i]
+			r.Body = b.body(i)
 		}
 		if ids {
 			r.ID = b.ids[i]

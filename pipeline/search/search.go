@@ -178,6 +178,7 @@ func (x *Index) fillFrom(q *query, s *snapshot, c *candidate, p *page) error {
 	if err != nil {
 		return err
 	}
+	defer b.release()
 	x.m.blocksRead.Inc()
 	var hits []int
 	if err := q.eachIn(s, b, needs{}, p.out, func(i int, _ *kemi.LogRecord) error {
@@ -205,7 +206,7 @@ func (x *Index) fillFrom(q *query, s *snapshot, c *candidate, p *page) error {
 		if !p.takes(&r) {
 			continue
 		}
-		r.Severity, r.Stream, r.Body = kemi.Severity(b.severity[i]), b.streams[b.stream[i]], b.bodies[i]
+		r.Severity, r.Stream, r.Body = kemi.Severity(b.severity[i]), b.streams[b.stream[i]], b.body(i)
 		p.add(&r)
 	}
 	return nil

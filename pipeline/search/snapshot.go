@@ -81,6 +81,7 @@ func (s *snapshot) blocksOf(group uint64, f func(place, *block) error) error {
 				b, err := sg.block(p.num)
 				if err == nil {
 					err = f(p, b)
+					b.release()
 				}
 				if err != nil {
 					errs = append(errs, err)

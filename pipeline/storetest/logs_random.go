@@ -208,9 +208,6 @@ func BenchLogs(b *testing.B, open OpenLogs) {
 		{"KoreanPhrase", store.LogPhrase{Text: "한도 초과"}, 100}, {"Regexp", store.LogRegexp{Source: "took 9[0-9]+ms"}, 100}, {"Newest", store.LogPhrase{Field: "host", Text: "web007"}, 100}, {"All", nil, 100},
 	} {
 		query := store.LogQuery{Expr: q.e, Range: allTime, Limit: q.limit}
-		if r, ok := q.e.(store.LogRegexp); ok {
-			query.Expr, _ = store.LogExpr(r), ok
-		}
 		b.Run("Search/"+q.name, func(b *testing.B) {
 			for b.Loop() {
 				if _, err := collectLogs(s.Search(context.Background(), reader("default"), query)); err != nil {
