@@ -1,5 +1,0 @@
-package push
-
-import "kemi"
-
-func (p *Push) logRoutes() []kemi.Route { return nil }
