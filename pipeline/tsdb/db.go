@@ -189,11 +189,22 @@ func (db *DB) Close() error {
 	db.appendMu.Unlock()
 	close(db.stop)
 	db.done.Wait()
-	err := db.db.Close()
+	err := db.closeLibrary()
 	if err == nil {
 		err = db.checkpoint(true)
 	}
 	return errors.Join(err, db.quick.close())
+}
+
+// closeLibrary closes the library, which panics where it cannot write its last chunks. They are in its WAL, so that is as if the
+// process had been killed: the next Open finds all.
+func (db *DB) closeLibrary() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("close series: %v", p)
+		}
+	}()
+	return db.db.Close()
 }
 
 // maintain checkpoints every few seconds, and every minute writes full chunks to disk and compacts what is due.
