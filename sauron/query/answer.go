@@ -153,5 +153,7 @@ func shownQuery(r *Request, i int) any {
 	return map[string]any{
 		"aggregator": q.Aggregator, "metric": q.Metric, "tsuids": nil, "downsample": down, "rate": q.Rate, "filters": filters,
 		"percentiles": nil, "index": i, "rateOptions": rate, "tags": tags, "explicitTags": q.ExplicitTags,
+		"preAggregate": false, "rollupUsage": nil, "rollupTable": "raw", "histogramQuery": false, "showHistogramBuckets": false,
+		"useFuzzyFilter": true, "useMultiGets": true, // how OpenTSDB scans; some clients want the fields to be there
 	}
 }

@@ -43,3 +43,48 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+// budget is what a request has used of its limits. Series, samples and points count per query, memory for the whole request.
+type budget struct {
+	limits  Config
+	series  int
+	samples int64
+	points  int
+	total   int // points of all queries
+	held    int64
+}
+
+func (b *budget) read() error {
+	switch {
+	case b.series > b.limits.MaxSeries:
+		return kemi.Errorf(kemi.ErrTooLarge, "the query reads more than maxSeries = %d series: filter by more tags", b.limits.MaxSeries)
+	case b.samples > b.limits.MaxSamples:
+		return kemi.Errorf(kemi.ErrTooLarge, "the query reads more than maxSamples = %d samples (%d series so far): filter by more tags or shorten the range", b.limits.MaxSamples, b.series)
+	}
+	return nil
+}
+
+// answer counts points of the answer.
+func (b *budget) answer(n int) error {
+	b.points += n
+	b.total += n
+	if b.total > b.limits.MaxPoints {
+		return kemi.Errorf(kemi.ErrTooLarge, "the answer has more than maxPoints = %d points (%d so far): choose a longer downsample interval, fewer groups or a shorter range", b.limits.MaxPoints, b.total)
+	}
+	return b.hold(16 * n)
+}
+
+// room is an error if n bytes more than are held would be too many.
+func (b *budget) room(n int) error {
+	if b.held+int64(n) > b.limits.MaxMemory {
+		return kemi.Errorf(kemi.ErrTooLarge, "the query holds more than maxMemory = %d bytes (%d series, %d samples so far): choose a longer downsample interval, filter by more tags or shorten the range", b.limits.MaxMemory, b.series, b.samples)
+	}
+	return nil
+}
+
+func (b *budget) hold(n int) error {
+	b.held += int64(n)
+	return b.room(0)
+}
+
+func (b *budget) release(n int) { b.held -= int64(n) }

@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/zeebo/xxh3"
 
 	"kemi"
 	"kemi/pipeline/store"
@@ -367,118 +365,3 @@ func (x *execution) setTags(g *group, r *Result) {
 		r.Tags = r.Tags.With(nameKey, g.metric)
 	}
 }
-
-// allTime is any time that a sample can have.
-var allTime = kemi.Range{From: 0, To: maxTime}
-
-// checkNames is an error for a metric, a tag key or a literal tag value that the project has never had. Names that a selected series
-// has are known to exist, so that this costs nothing in general.
-func (e *Engine) checkNames(ctx context.Context, id kemi.Identity, p *plan, x *execution) error {
-	exists := func(label string, sel store.Selector) (bool, error) {
-		values, err := e.o.Store.LabelValues(ctx, id, label, sel, allTime, 1)
-		return len(values) > 0, err
-	}
-	if !x.matched {
-		ok, err := exists(kemi.MetricName, store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: p.Metric}})
-		if err != nil || !ok {
-			return noSuchName(err, "metrics", p.Metric)
-		}
-	}
-	for _, f := range p.filters {
-		if !x.matched || f.Type == "not_key" {
-			ok, err := exists(f.name, nil)
-			if err != nil || !ok {
-				return noSuchName(err, "tagk", f.Tagk)
-			}
-		}
-		for _, v := range f.literals {
-			if x.seen[v] {
-				continue
-			}
-			if err := e.checkValue(ctx, id, f.name, v, exists); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// checkValue looks for a tag value under its own key first and then under any: OpenTSDB keeps the values of all keys in one table.
-func (e *Engine) checkValue(ctx context.Context, id kemi.Identity, key, value string, exists func(string, store.Selector) (bool, error)) error {
-	names, err := e.o.Store.LabelNames(ctx, id, nil, allTime, 0)
-	if err != nil {
-		return err
-	}
-	for _, n := range append([]string{key}, names...) {
-		if n == kemi.MetricName {
-			continue
-		}
-		ok, err := exists(n, store.Selector{{Op: store.Equal, Name: n, Value: value}})
-		if err != nil || ok {
-			return err
-		}
-	}
-	return noSuchName(nil, "tagv", value)
-}
-
-func noSuchName(err error, kind, name string) error {
-	if err != nil {
-		return err
-	}
-	return kemi.Errorf(kemi.ErrInvalid, "No such name for '%s': '%s'", kind, clip(name))
-}
-
-// seriesID is a name for a series that does not change: what OpenTSDB's TSUID is for its clients.
-func seriesID(ls kemi.Labels) string {
-	var b []byte
-	for _, l := range ls {
-		b = append(append(append(append(b, l.Name...), 0xff), l.Value...), 0xff)
-	}
-	h := xxh3.Hash128(b).Bytes()
-	return strings.ToUpper(hex.EncodeToString(h[:]))
-}
-
-// budget is what a request has used of its limits. Series, samples and points count per query, memory for the whole request.
-type budget struct {
-	limits  Config
-	series  int
-	samples int64
-	points  int
-	total   int // points of all queries
-	held    int64
-}
-
-func (b *budget) read() error {
-	switch {
-	case b.series > b.limits.MaxSeries:
-		return kemi.Errorf(kemi.ErrTooLarge, "the query reads more than maxSeries = %d series: filter by more tags", b.limits.MaxSeries)
-	case b.samples > b.limits.MaxSamples:
-		return kemi.Errorf(kemi.ErrTooLarge, "the query reads more than maxSamples = %d samples (%d series so far): filter by more tags or shorten the range", b.limits.MaxSamples, b.series)
-	}
-	return nil
-}
-
-// answer counts points of the answer.
-func (b *budget) answer(n int) error {
-	b.points += n
-	b.total += n
-	if b.total > b.limits.MaxPoints {
-		return kemi.Errorf(kemi.ErrTooLarge, "the answer has more than maxPoints = %d points (%d so far): choose a longer downsample interval, fewer groups or a shorter range", b.limits.MaxPoints, b.total)
-	}
-	return b.hold(16 * n)
-}
-
-// room is an error if n bytes more than are held would be too many.
-func (b *budget) room(n int) error {
-	if b.held+int64(n) > b.limits.MaxMemory {
-		return kemi.Errorf(kemi.ErrTooLarge, "the query holds more than maxMemory = %d bytes (%d series, %d samples so far): choose a longer downsample interval, filter by more tags or shorten the range", b.limits.MaxMemory, b.series, b.samples)
-	}
-	return nil
-}
-
-func (b *budget) hold(n int) error {
-	b.held += int64(n)
-	return b.room(0)
-}
-
-func (b *budget) release(n int) { b.held -= int64(n) }

@@ -203,13 +203,23 @@ func (e *Engine) serveLookup(w http.ResponseWriter, r *http.Request, id kemi.Ide
 	if in.Tags == nil {
 		in.Tags = []pair{}
 	}
-	if in.Metric == "" {
-		in.Metric = "*"
-	}
-	return write(w, map[string]any{
-		"type": "LOOKUP", "metric": in.Metric, "tags": in.Tags, "limit": limit, "startIndex": 0, "totalResults": total,
+	answer := map[string]any{
+		"type": "LOOKUP", "tags": in.Tags, "limit": limit, "startIndex": 0, "totalResults": total,
 		"time": e.o.Now().Sub(begin).Milliseconds(), "results": results,
-	})
+	}
+	if in.Metric != "" {
+		answer["metric"] = in.Metric
+	}
+	if total == 0 && in.Metric != "" && in.Metric != "*" {
+		known, err := e.o.Store.LabelValues(ctx, id, kemi.MetricName, store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: in.Metric}}, allTime, 1)
+		if err != nil {
+			return err
+		}
+		if len(known) == 0 {
+			return kemi.Errorf(kemi.ErrNotFound, "Unable to resolve one or more UIDs: No such name for 'metrics': '%s'", clip(in.Metric))
+		}
+	}
+	return write(w, answer)
 }
 
 // LastPoint is the newest value of a series.

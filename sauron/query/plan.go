@@ -125,7 +125,7 @@ func parseDownsample(s string) (downsample, error) {
 		case fill == "scalar":
 			return fail("the fill policy scalar needs its number as in scalar(1.5)")
 		default:
-			return fail("No such fill policy: '%s': must be one of: none nan null zero scalar(x)", clip(parts[2]))
+			return fail("Unrecognized fill policy: %s: must be one of none nan null zero scalar(x)", clip(parts[2]))
 		}
 	}
 	return d, nil

@@ -2,8 +2,10 @@ package query
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"reflect"
@@ -301,8 +303,12 @@ func decodeJSON(body []byte, v any) error {
 		err = json.NewDecoder(io.MultiReader(bytes.NewReader(body), strings.NewReader("}"))).Decode(v)
 	}
 	if err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
+		wrong := new(json.UnmarshalTypeError)
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF):
 			err = errors.New("it ends in the middle")
+		case errors.As(err, &wrong):
+			err = fmt.Errorf("%s: a JSON %s does not fit", cmp.Or(wrong.Field, "the whole"), wrong.Value)
 		}
 		return kemi.Errorf(kemi.ErrInvalid, "Unable to parse the given JSON: %w", err)
 	}
