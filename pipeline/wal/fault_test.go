@@ -77,7 +77,7 @@ func TestWriteFails(t *testing.T) {
 	var mu sync.Mutex
 	failed := 0
 	for round := range 30 {
-		room.Store(rng.Int64N(100_000))
+		room.Store(rng.Int64N(500_000))
 		var wg sync.WaitGroup
 		for i := range 6 {
 			size := rng.IntN(80_000)

@@ -133,6 +133,7 @@ func (p *partition) keepIndex(s *segment) {
 	}
 }
 
+// active is the segment that is being written. p.mu must be held.
 func (p *partition) active() *segment { return p.segments[len(p.segments)-1] }
 
 func (p *partition) span() bus.Span {

@@ -38,9 +38,12 @@ func (p *partition) write() {
 			group[i] = nil
 		}
 	}
-	p.keepIndex(p.active())
+	p.mu.Lock()
+	s := p.active()
+	p.mu.Unlock()
+	p.keepIndex(s)
 	if err := p.file.Close(); err != nil {
-		p.log.Error("close the log", "segment", p.active().path, "error", err)
+		p.log.Error("close the log", "segment", s.path, "error", err)
 	}
 }
 
@@ -54,8 +57,12 @@ func (p *partition) next(group []*frame, timer *time.Timer) (_ []*frame, more bo
 		switch {
 		case n == 0 && p.sealWant:
 			p.sealWant = false
+			s := p.active()
 			p.mu.Unlock()
-			if err := p.roll(); err != nil {
+			if s.empty() {
+				continue
+			}
+			if _, err := p.roll(s); err != nil {
 				p.log.Error("begin a new segment of the log", "topic", p.topic, "partition", p.id, "error", err)
 			}
 			continue
@@ -109,10 +116,10 @@ func (p *partition) commit(group []*frame) error {
 		total += int64(len(f.buf))
 	}
 	if !s.empty() && s.size+total > p.cfg.SegmentBytes {
-		if err := p.roll(); err != nil {
+		var err error
+		if s, err = p.roll(s); err != nil {
 			return p.refuse("begin a new segment", err)
 		}
-		s = p.active()
 	}
 	offset := s.next
 	for _, f := range group {
@@ -201,17 +208,11 @@ func (p *partition) show(s *segment, group []*frame) {
 	p.m.publishes.Add(float64(len(group)))
 }
 
-// roll begins a new segment. On an error the present one stays in use.
-func (p *partition) roll() error {
-	p.mu.Lock()
-	old := p.active()
-	p.mu.Unlock()
-	if old.empty() {
-		return nil
-	}
+// roll begins a new segment behind old, the present one, which stays in use if there is an error.
+func (p *partition) roll(old *segment) (*segment, error) {
 	s, f, err := createSegment(p.disk, p.dir, old.next, p.id, kemi.MillisOf(p.now()))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.keepIndex(old)
 	if err := p.file.Close(); err != nil { // all of it was synced before
@@ -222,7 +223,7 @@ func (p *partition) roll() error {
 	p.mu.Unlock()
 	p.file = f
 	p.rolled()
-	return nil
+	return s, nil
 }
 
 // refuse is the error of publishes that left no trace: they may be tried again.
