@@ -40,19 +40,19 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	switch {
 	case c.Dir == "":
-		return kemi.Errorf(kemi.ErrInvalid, "tsdb.dir: is empty; name a folder")
+		return kemi.Errorf(kemi.ErrInvalid, "dir: is empty; name a folder")
 	case c.Retention < 3*c.BlockDuration:
-		return kemi.Errorf(kemi.ErrInvalid, "tsdb.retention: value %s: must be at least three times blockDuration (%s)", c.Retention, c.BlockDuration)
+		return kemi.Errorf(kemi.ErrInvalid, "retention: value %s: must be at least three times blockDuration (%s)", c.Retention, c.BlockDuration)
 	case c.MaxFuture <= 0 || c.MaxFuture >= c.BlockDuration/2:
-		return kemi.Errorf(kemi.ErrInvalid, "tsdb.maxFuture: value %s: must be positive and less than half of blockDuration (%s), such as 10m", c.MaxFuture, c.BlockDuration)
+		return kemi.Errorf(kemi.ErrInvalid, "maxFuture: value %s: must be positive and less than half of blockDuration (%s), such as 10m", c.MaxFuture, c.BlockDuration)
 	case c.MaxSeries == 0:
-		return kemi.Errorf(kemi.ErrInvalid, "tsdb.maxSeries: value 0: must be positive, such as 2000000")
+		return kemi.Errorf(kemi.ErrInvalid, "maxSeries: value 0: must be positive, such as 2000000")
 	case c.MaxExemplars < 0:
-		return kemi.Errorf(kemi.ErrInvalid, "tsdb.maxExemplars: value %d: must not be negative (0 keeps none)", c.MaxExemplars)
+		return kemi.Errorf(kemi.ErrInvalid, "maxExemplars: value %d: must not be negative (0 keeps none)", c.MaxExemplars)
 	case c.Checkpoint < 100*time.Millisecond || c.Checkpoint > time.Hour:
-		return kemi.Errorf(kemi.ErrInvalid, "tsdb.checkpoint: value %s: must be between 100ms and 1h, such as 5s", c.Checkpoint)
+		return kemi.Errorf(kemi.ErrInvalid, "checkpoint: value %s: must be between 100ms and 1h, such as 5s", c.Checkpoint)
 	case c.BlockDuration < time.Minute || c.BlockDuration > 24*time.Hour:
-		return kemi.Errorf(kemi.ErrInvalid, "tsdb.blockDuration: value %s: must be between 1m and 24h, such as 2h", c.BlockDuration)
+		return kemi.Errorf(kemi.ErrInvalid, "blockDuration: value %s: must be between 1m and 24h, such as 2h", c.BlockDuration)
 	}
 	return nil
 }

@@ -134,7 +134,8 @@ func openError(dir string, err error) error {
 func (db *DB) options() *tsdb.Options {
 	o := tsdb.DefaultOptions()
 	o.RetentionDuration = db.cfg.Retention.Milliseconds()
-	o.OutOfOrderTimeWindow = db.cfg.Retention.Milliseconds()
+	// Counted from the newest sample, not from now: what a receiver takes as young enough must not be too old here.
+	o.OutOfOrderTimeWindow = (db.cfg.Retention + db.cfg.MaxFuture + time.Hour).Milliseconds()
 	o.MinBlockDuration = db.cfg.BlockDuration.Milliseconds()
 	o.MaxBlockDuration = largestBlock(db.cfg.BlockDuration).Milliseconds()
 	o.WALCompression = compression.Snappy
@@ -273,7 +274,7 @@ func (db *DB) room() error {
 	if free >= reserve {
 		return nil
 	}
-	return kemi.Errorf(kemi.ErrUnavailable, "series: disk of %s is full: %d MiB are free, %d MiB have to stay so (tsdb.diskReserve)",
+	return kemi.Errorf(kemi.ErrUnavailable, "series: disk of %s is full: %d MiB are free, %d MiB have to stay so (metrics.diskReserve)",
 		db.cfg.Dir, free>>20, reserve>>20)
 }
 

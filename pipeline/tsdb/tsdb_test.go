@@ -595,7 +595,7 @@ func TestOpenErrors(t *testing.T) {
 	} {
 		cfg := testConfig(t.TempDir())
 		change(&cfg)
-		if _, err := Open(cfg, Options{}); !errors.Is(err, kemi.ErrInvalid) || !strings.Contains(err.Error(), "tsdb."+key+":") {
+		if _, err := Open(cfg, Options{}); !errors.Is(err, kemi.ErrInvalid) || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s: %v", key, err)
 		}
 	}

@@ -49,7 +49,7 @@ func (c Config) Validate() error {
 		{"maxReadSamples", c.MaxReadSamples > 0, c.MaxReadSamples, "must be positive, such as 50000000"},
 	} {
 		if !f.ok {
-			return kemi.Errorf(kemi.ErrInvalid, "promql.%s: value %v: %s", f.key, f.val, f.say)
+			return kemi.Errorf(kemi.ErrInvalid, "%s: value %v: %s", f.key, f.val, f.say)
 		}
 	}
 	return nil

@@ -360,7 +360,7 @@ func TestConfig(t *testing.T) {
 	} {
 		c := DefaultConfig()
 		change(&c)
-		if err := c.Validate(); !errors.Is(err, kemi.ErrInvalid) || !strings.Contains(err.Error(), "promql."+key+": value ") {
+		if err := c.Validate(); !errors.Is(err, kemi.ErrInvalid) || !strings.Contains(err.Error(), key+": value ") {
 			t.Errorf("%s: %v", key, err)
 		}
 		if _, err := New(c, Options{Source: slowSource{}}); err == nil {
