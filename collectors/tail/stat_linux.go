@@ -1,0 +1,5 @@
+package tail
+
+import "syscall"
+
+type unixStat = syscall.Stat_t
