@@ -22,6 +22,8 @@ type Series struct {
 
 	raw   []byte                 // the label fields of a remote-write 1.0 series
 	next  atomic.Pointer[Series] // what followed it in a request the last time
+	low2  atomic.Uint64          // the key by which version 2 finds it, if it was found so; raw says what it is
+	high2 atomic.Uint64
 	added *addition              // what enrichment adds to raw, or nil
 	host  *host                  // of the label host, or nil
 	other atomic.Pointer[Series] // the same raw labels with something else added

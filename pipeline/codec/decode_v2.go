@@ -87,6 +87,10 @@ func (d *decoder) seriesV2(m, field []byte) error {
 	if err != nil {
 		return d.refuseSeries(m, field, err)
 	}
+	if d.prev != nil && d.prev.next.Load() != s {
+		d.prev.next.Store(s)
+	}
+	d.prev = s
 	return d.samples(s, m, rest, field, true)
 }
 
@@ -101,6 +105,11 @@ func (d *decoder) findRefs() (*Series, error) {
 	}
 	k := xxh3.Hash128(d.key)
 	k.Hi ^= v2Key
+	if d.prev != nil {
+		if p := d.prev.next.Load(); p != nil && p.low2.Load() == k.Lo && p.high2.Load() == k.Hi && (d.check == nil || p.valid.Load()) {
+			return p, nil
+		}
+	}
 	s := d.space.find(k)
 	if s != nil && (d.check == nil || s.valid.Load()) {
 		return s, nil
@@ -129,6 +138,8 @@ func (d *decoder) findRefs() (*Series, error) {
 	s, err := d.unknown(k1, d.space.find(k1), d.raw)
 	if err == nil && s.refs.Load() > 0 {
 		s = d.space.add(k, s)
+		s.low2.Store(k.Lo)
+		s.high2.Store(k.Hi)
 	}
 	return s, err
 }
