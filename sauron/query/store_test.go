@@ -26,7 +26,6 @@ type memory struct {
 	projects map[string][]*memSeries // sorted by labels
 	stretch  int
 	fail     error
-	selects  int
 }
 
 type memSeries struct {
@@ -110,7 +109,6 @@ next:
 
 func (m *memory) Select(ctx context.Context, id kemi.Identity, sel store.Selector, r kemi.Range) iter.Seq2[kemi.Points, error] {
 	return func(yield func(kemi.Points, error) bool) {
-		m.selects++
 		found, err := m.find(id, sel, r)
 		if err != nil {
 			yield(kemi.Points{}, err)
