@@ -14,7 +14,7 @@ import (
 )
 
 // BenchSeries measures what a store does with 100 000 series of eleven labels, 2 000 samples a batch: how long a sample of a known
-// series takes, a new series, what a series takes in memory, and how fast 1 000 series × 12 h at 15 s are read back.
+// series takes, a late one, a new series, what a series takes in memory, and how fast 1 000 series × 12 h at 15 s are read back.
 func BenchSeries(b *testing.B, open OpenSeries) {
 	const series, perBatch = 100_000, 2000
 	labels := make([]kemi.Labels, series)
@@ -42,6 +42,21 @@ func BenchSeries(b *testing.B, open OpenSeries) {
 		b.ReportMetric(float64(spent.Nanoseconds())/float64(samples), "ns/sample")
 		b.ReportMetric(float64(created.Nanoseconds())/series, "ns/new-series")
 		b.ReportMetric(perSeries, "B/series")
+	})
+	b.Run("Late", func(b *testing.B) {
+		h := &seriesBench{b: b, table: newSeriesTable(), rnd: rand.New(rand.NewPCG(1, 2))}
+		h.store = open(b, b.TempDir())
+		defer h.store.Close()
+		h.batches(labels[:10_000], perBatch)
+		at := time.Now().Add(-2 * time.Hour).UnixMilli()
+		h.round(at + 3600e3)
+		var spent time.Duration
+		samples := 0
+		for i := int64(0); b.Loop(); i++ {
+			spent += h.round(at + i*1000)
+			samples += 10_000
+		}
+		b.ReportMetric(float64(spent.Nanoseconds())/float64(samples), "ns/sample")
 	})
 	b.Run("Select", func(b *testing.B) {
 		h := &seriesBench{b: b, table: newSeriesTable(), rnd: rand.New(rand.NewPCG(1, 2))}

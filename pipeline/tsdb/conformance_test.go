@@ -11,7 +11,7 @@ import (
 func openTest(tb testing.TB, dir string) store.SeriesStore {
 	cfg := DefaultConfig()
 	cfg.Dir = dir
-	cfg.Checkpoint = 100 * time.Millisecond
+	cfg.Checkpoint = time.Second
 	db, err := Open(cfg, Options{})
 	if err != nil {
 		tb.Fatal(err)
