@@ -71,9 +71,9 @@ func (t *Table) Receive(project string, v2 bool, body []byte, l Limits) (*Incomi
 	if err := d.body(v2, body, l.MaxDecodedBytes); err != nil {
 		return nil, err
 	}
-	contentType := TypeWriteV1
+	contentType := RemoteWrite1
 	if v2 {
-		contentType = TypeWriteV2
+		contentType = RemoteWrite2
 	}
 	in := &Incoming{Batch: d.batch(), Refused: c.refused, marks: append([]mark(nil), d.marks...)}
 	in.Samples, in.Histograms, in.Exemplars, in.Metadata = len(d.at), len(d.complex.Histograms), len(d.complex.Exemplars), len(d.complex.Metadata)

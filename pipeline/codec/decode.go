@@ -15,8 +15,8 @@ import (
 
 // The media types of metrics on the log and in the receivers.
 const (
-	TypeWriteV1    = "application/x-protobuf"
-	TypeWriteV2    = "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+	RemoteWrite1    = "application/x-protobuf"
+	RemoteWrite2    = "application/x-protobuf;proto=io.prometheus.write.v2.Request"
 	EncodingSnappy = "snappy"
 )
 
@@ -26,7 +26,7 @@ func IsWriteV2(contentType string) (v2, ok bool) {
 	if media == "" && params == "" {
 		return false, true
 	}
-	if strings.ToLower(strings.TrimSpace(media)) != TypeWriteV1 {
+	if strings.ToLower(strings.TrimSpace(media)) != RemoteWrite1 {
 		return false, false
 	}
 	for p := range strings.SplitSeq(params, ";") {
@@ -124,7 +124,7 @@ func (t *Table) Decode(r *bus.Record) (*SeriesBatch, error) {
 	}
 	v2, ok := IsWriteV2(r.Header(HeaderType))
 	if !ok {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "metrics at %d/%d: %s %q: must be %s or %s", r.Partition, r.Offset, HeaderType, r.Header(HeaderType), TypeWriteV1, TypeWriteV2)
+		return nil, kemi.Errorf(kemi.ErrInvalid, "metrics at %d/%d: %s %q: must be %s or %s", r.Partition, r.Offset, HeaderType, r.Header(HeaderType), RemoteWrite1, RemoteWrite2)
 	}
 	d := t.decoder(r.Header(HeaderProject), nil, nil)
 	defer t.done(d)

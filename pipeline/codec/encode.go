@@ -32,9 +32,9 @@ func (e *Encoder) Size() int { return len(e.list) + len(e.body) }
 // ContentType is the media type of the bodies.
 func (e *Encoder) ContentType() string {
 	if e.V1 {
-		return TypeWriteV1
+		return RemoteWrite1
 	}
-	return TypeWriteV2
+	return RemoteWrite2
 }
 
 // Describe says what the metric is. In version 2.0 it travels with the series of that metric that are added later.
@@ -162,13 +162,16 @@ func (e *Encoder) Reset() {
 	e.list, e.body, e.samples = e.list[:0], e.body[:0], 0
 }
 
-// EncodePoints is the body of remote write 2.0 of points, packed with snappy.
-func EncodePoints(points []kemi.Points) []byte {
+// EncodeRemoteWrite is the body of remote write 2.0 of points, packed with snappy.
+func EncodeRemoteWrite(points []kemi.Points) ([]byte, error) {
 	var e Encoder
 	for _, p := range points {
+		if len(p.At) != len(p.Values) {
+			return nil, kemi.Errorf(kemi.ErrInvalid, "series %s: %d times, but %d values", describe(p.Labels), len(p.At), len(p.Values))
+		}
 		e.AddPoints(p)
 	}
-	return e.Encode()
+	return e.Encode(), nil
 }
 
 func uvarintLen64(u uint64) int {

@@ -337,7 +337,7 @@ func TestDecodeAsPrometheus(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := table.Decode(recordOf(TypeWriteV1, body))
+		b, err := table.Decode(recordOf(RemoteWrite1, body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -350,7 +350,7 @@ func TestDecodeAsPrometheus(t *testing.T) {
 		if body, err = w2.Marshal(); err != nil {
 			t.Fatal(err)
 		}
-		if b, err = table.Decode(recordOf(TypeWriteV2, body)); err != nil {
+		if b, err = table.Decode(recordOf(RemoteWrite2, body)); err != nil {
 			t.Fatal(err)
 		}
 		var read2 writev2.Request
@@ -408,7 +408,7 @@ func TestEncoderAsPrometheus(t *testing.T) {
 		}
 		got, _ := flattenV2(&w2)
 		compare(t, "version 2", got, want)
-		b, err := table.Decode(recordOf(TypeWriteV2, body2))
+		b, err := table.Decode(recordOf(RemoteWrite2, body2))
 		if err != nil {
 			t.Fatal(err)
 		}
