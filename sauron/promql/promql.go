@@ -118,22 +118,32 @@ func (a *API) Instant(ctx context.Context, id kemi.Identity, expr string, at tim
 // Routes are the paths that the API answers.
 func (a *API) Routes() []kemi.Route {
 	var routes []kemi.Route
+	fromStore := true
 	add := func(path string, h func(*http.Request, kemi.Identity) answer, methods ...string) {
+		fromStore := fromStore
 		for _, m := range methods {
 			routes = append(routes, kemi.Route{
 				Pattern: m + " " + path, Needs: kemi.MetricsRead, Dialect: kemi.DialectPrometheus,
-				Handle: func(w http.ResponseWriter, r *http.Request, id kemi.Identity) { a.respond(w, r, h(r, id)) },
+				Handle: func(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
+					began := a.o.Now()
+					ans := h(r, id)
+					if fromStore {
+						a.tell(&ans, a.o.Now().Sub(began))
+					}
+					a.respond(w, r, ans)
+				},
 			})
 		}
 	}
 	add("/api/v1/query", a.query, "GET", "POST")
 	add("/api/v1/query_range", a.queryRange, "GET", "POST")
 	add("/api/v1/query_exemplars", a.queryExemplars, "GET", "POST")
-	add("/api/v1/format_query", a.formatQuery, "GET", "POST")
 	add("/api/v1/series", a.series, "GET", "POST")
 	add("/api/v1/labels", a.labelNames, "GET", "POST")
 	add("/api/v1/label/{name}/values", a.labelValues, "GET")
+	fromStore = false
 	add("/api/v1/metadata", a.metadata, "GET")
+	add("/api/v1/format_query", a.formatQuery, "GET", "POST")
 	add("/api/v1/status/buildinfo", a.buildInfo, "GET")
 	add("/api/v1/status/tsdb", a.status, "GET")
 	return append(routes, kemi.Route{

@@ -66,6 +66,12 @@ func TestStats(t *testing.T) {
 	if err := json.Unmarshal([]byte(w.Header().Get("X-Kemi-Stats")), &s); err != nil || s.Complete || s.Reason == "" {
 		t.Errorf("stats %+v, %v", s, err)
 	}
+	for _, path := range []string{"/api/v1/series", "/api/v1/labels", "/api/v1/label/job/values"} {
+		w := get(h, path, "match[]=up")
+		if !strings.Contains(w.Body.String(), `"warnings":["the answer is not complete: `) || !strings.Contains(w.Header().Get("X-Kemi-Stats"), `"complete":false`) {
+			t.Errorf("%s: %s %s", path, w.Header().Get("X-Kemi-Stats"), w.Body)
+		}
+	}
 }
 
 // slowSource answers when it is let to, or when its caller gives up.

@@ -71,7 +71,7 @@ func (a *API) queryRange(r *http.Request, id kemi.Identity) answer {
 
 // run executes what build makes of the request's query.
 func (a *API) run(r *http.Request, limit int, build func(context.Context, promql.QueryOpts, string) (promql.Query, error)) answer {
-	ctx, began := r.Context(), a.o.Now()
+	ctx := r.Context()
 	if v := r.FormValue("timeout"); v != "" {
 		d, err := parseDuration(v)
 		if err == nil && d <= 0 {
@@ -115,9 +115,9 @@ func (a *API) run(r *http.Request, limit int, build func(context.Context, promql
 		d.stats = stats.NewQueryStats(q.Stats())
 	}
 	out.data = d
-	out.stats = a.statsOf(q, a.o.Now().Sub(began))
-	if !out.stats.Complete {
-		out.warnings.Add(fmt.Errorf("the answer is not complete: %s", out.stats.Reason))
+	out.stats = &queryStats{}
+	if st := q.Stats(); st != nil && st.Samples != nil {
+		out.stats.SamplesRead, out.stats.Series, out.stats.PeakSamples = st.Samples.SamplesRead, st.Samples.TotalSeries, st.Samples.PeakSamples
 	}
 	return out
 }
@@ -155,16 +155,24 @@ type viewStats struct {
 	AsOf kemi.Millis `json:"asOf"`
 }
 
-func (a *API) statsOf(q promql.Query, took time.Duration) *queryStats {
-	s := &queryStats{Seconds: took.Seconds(), Complete: true, Views: []viewStats{{Name: a.o.View}}}
-	if st := q.Stats(); st != nil && st.Samples != nil {
-		s.SamplesRead, s.Series, s.PeakSamples = st.Samples.SamplesRead, st.Samples.TotalSeries, st.Samples.PeakSamples
+// tell completes the stats of an answer, and warns if it is not complete.
+func (a *API) tell(ans *answer, took time.Duration) {
+	if ans.err != nil {
+		return
 	}
-	if a.o.Freshness != nil {
-		f := a.o.Freshness()
-		s.Views[0].AsOf, s.Complete, s.Reason = f.AsOf, f.Complete, f.Reason
+	if ans.stats == nil {
+		ans.stats = &queryStats{}
 	}
-	return s
+	s := ans.stats
+	s.Seconds, s.Complete, s.Views = took.Seconds(), true, []viewStats{{Name: a.o.View}}
+	if a.o.Freshness == nil {
+		return
+	}
+	f := a.o.Freshness()
+	s.Views[0].AsOf, s.Complete, s.Reason = f.AsOf, f.Complete, f.Reason
+	if !s.Complete {
+		ans.warnings.Add(fmt.Errorf("the answer is not complete: %s", s.Reason))
+	}
 }
 
 func (a *API) formatQuery(r *http.Request, _ kemi.Identity) answer {
