@@ -220,8 +220,8 @@ func (l *lineReader) record() error {
 	}
 	if lv := l.found[roleLevel]; l.has[roleLevel] {
 		r.Severity = levelOf(lv.Name, lv.Value)
-		if !strings.EqualFold(r.Severity.String(), lv.Value) {
-			l.attr(lv.Name, lv.Value) // the level says less than the sender did
+		if !saidByLevel(lv, r.Severity) {
+			l.attr(lv.Name, lv.Value)
 		}
 	}
 	r.TraceID, r.SpanID = l.id(roleTrace, 32), l.id(roleSpan, 16)

@@ -84,7 +84,7 @@ func (s *lokiStream) entry(at kemi.Nanos, line string, begin int, err error) {
 				r.TraceID = hexID(l.Value, 32)
 			case l.Name == "span_id" && hexID(l.Value, 16) != "":
 				r.SpanID = hexID(l.Value, 16)
-			case l.Value == "", isLevelName(l.Name) && strings.EqualFold(l.Value, r.Severity.String()):
+			case l.Value == "", saidByLevel(l, r.Severity):
 			default:
 				kept = append(kept, l)
 			}

@@ -50,6 +50,11 @@ func labelSeverity(ls kemi.Labels) kemi.Severity {
 	return 0
 }
 
+// saidByLevel tells whether the field level of a record of severity s says all that l does, so that l need not be kept.
+func saidByLevel(l kemi.Label, s kemi.Severity) bool {
+	return l.Name == "level" && strings.EqualFold(l.Value, s.String())
+}
+
 const (
 	// How far into a text its severity is looked for, in bytes: in JSON and logfmt, and in words, of which only the first few count.
 	fieldsWithin = 1024
