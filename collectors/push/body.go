@@ -54,17 +54,22 @@ func (p *Push) readBody(w http.ResponseWriter, r *http.Request) (*body, error) {
 	}
 	b.buf = buffers.Get().(*bytes.Buffer)
 	b.buf.Reset()
-	if r.ContentLength > 0 {
-		b.buf.Grow(int(r.ContentLength) + bytes.MinRead)
-	}
 	in := http.MaxBytesReader(w, r.Body, limit)
-	for err == nil {
-		if int64(b.buf.Len())+bytes.MinRead > b.held.Load()+bytes.MinRead {
-			if err = b.hold(nil, max(b.held.Load(), 1)); err != nil {
-				break
-			}
+	if r.ContentLength >= 0 {
+		b.buf.Grow(int(r.ContentLength) + bytes.MinRead)
+		if _, err = io.CopyN(b.buf, in, r.ContentLength); err == nil {
+			return b, nil
 		}
-		_, err = io.CopyN(b.buf, in, max(b.held.Load()-int64(b.buf.Len()), 0)+1)
+		if err == io.EOF { //nolint:errorlint // a reader's plain end
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	for err == nil {
+		if room := b.held.Load() - int64(b.buf.Len()); room > 0 {
+			_, err = io.CopyN(b.buf, in, room)
+		} else {
+			err = b.hold(nil, b.held.Load())
+		}
 	}
 	var tooLarge *http.MaxBytesError
 	switch {

@@ -60,7 +60,11 @@ func (p *Push) Routes() []kemi.Route {
 }
 
 func (p *Push) metricRoutes() []kemi.Route {
-	return []kemi.Route{}
+	return []kemi.Route{
+		{Pattern: "POST /api/v1/write", Needs: kemi.MetricsWrite, Dialect: kemi.DialectText, Handle: p.serveRemoteWrite},
+		{Pattern: "POST /api/put", Needs: kemi.MetricsWrite, Dialect: kemi.DialectOpenTSDB, Handle: p.servePut},
+		{Pattern: "POST /api/v2/put", Needs: kemi.MetricsWrite, Dialect: kemi.DialectOpenTSDB, Handle: p.servePut},
+	}
 }
 
 // batchOf is the name that the sender gives the request, so that sending it again does not make it another one.
