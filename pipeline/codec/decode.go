@@ -15,8 +15,8 @@ import (
 
 // The media types of metrics on the log and in the receivers.
 const (
-	RemoteWrite1    = "application/x-protobuf"
-	RemoteWrite2    = "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+	RemoteWrite1   = "application/x-protobuf"
+	RemoteWrite2   = "application/x-protobuf;proto=io.prometheus.write.v2.Request"
 	EncodingSnappy = "snappy"
 )
 
