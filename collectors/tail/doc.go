@@ -9,5 +9,5 @@
 // carries the position after it, and the caller keeps that position together with the line. The caller takes entries when it
 // can; until then nothing is read, and the files themselves are the buffer.
 //
-// It does not parse lines beyond guessing a severity, and it does not keep positions.
+// It does not parse lines: what they say of time and severity is for the receiver to find. It does not keep positions either.
 package tail

@@ -204,7 +204,6 @@ func (t *Tail) emit(f *file, raw, upTo []byte, fr frame, now time.Time) {
 	at := max(kemi.NanosOf(now), t.lastAt+1)
 	t.lastAt = at
 	r := kemi.LogRecord{At: at, Stream: f.stream, Attrs: attrs, Body: string(body)}
-	r.Severity = severityOf(r.Body)
 	t.Stats.Lines.Add(1)
 	t.Stats.Bytes.Add(int64(len(raw)))
 	t.pending = append(t.pending, Entry{Record: r, Key: f.key, Position: f.pos})

@@ -191,7 +191,7 @@ func TestLines(t *testing.T) {
 	put(t, path, " is whole now\n")
 	k.want("one", "two", "\xff\x00bytes\r\rlevel=warn", "last without end is whole now")
 	r := k.got[2]
-	if want := kemi.LabelsOf("host", "h1", "service", "pay", "app", "a", "file", path); r.Stream.Compare(want) != 0 || r.Severity != kemi.SeverityWarn || len(r.Attrs) != 0 {
+	if want := kemi.LabelsOf("host", "h1", "service", "pay", "app", "a", "file", path); r.Stream.Compare(want) != 0 || len(r.Attrs) != 0 {
 		t.Errorf("record %+v", r)
 	}
 	for i, r := range k.got[1:] {
@@ -575,26 +575,6 @@ func TestBadConfig(t *testing.T) {
 		_, err := New(Options{Inputs: []Config{c}})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: error %v, want %s", c, err, want)
-		}
-	}
-}
-
-func TestSeverity(t *testing.T) {
-	for line, want := range map[string]kemi.Severity{
-		`2026-05-01 12:00:00 ERROR [main] failed`:        kemi.SeverityError,
-		`{"ts":1,"level":"warn","msg":"INFO is not it"}`: kemi.SeverityWarn,
-		`{"level": "ERROR"}`:                             kemi.SeverityError,
-		`ts=1 level=debug msg=x`:                         kemi.SeverityDebug,
-		`a sublevel=error INFO`:                          kemi.SeverityInfo,
-		`an error occurred`:                              0,
-		`INFORMATIVE`:                                    0,
-		`level=`:                                         0,
-		``:                                               0,
-		`<FATAL>`:                                        kemi.SeverityFatal,
-		`I 12:00`:                                        0,
-	} {
-		if got := severityOf(line); got != want {
-			t.Errorf("%q: %v, want %v", line, got, want)
 		}
 	}
 }
