@@ -285,7 +285,7 @@ func (x *execution) take(pts kemi.Points) error {
 	}
 	x.started = true
 	x.labels = append(x.labels[:0], pts.Labels...)
-	if !x.p.match(x.labels) || len(pts.At) == 0 {
+	if len(pts.At) == 0 || int64(pts.At[0]) > x.p.last || !x.p.match(x.labels) {
 		return nil
 	}
 	x.matched = true

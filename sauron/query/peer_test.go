@@ -85,7 +85,7 @@ func TestPeer(t *testing.T) {
 			continue
 		}
 		if bytes.Contains(body, []byte("explicitTags")) {
-			// OpenTSDB reads one row more then, and shows what has points only there as empty results, partly nameless.
+			// OpenTSDB reads one row more then, and shows what has points only there as empty and nameless results.
 			mine := slices.Clone(got.Bytes())
 			got.Reset()
 			got.WriteString(withoutEmpty(t, string(mine)))

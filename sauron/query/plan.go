@@ -27,6 +27,7 @@ type plan struct {
 	index      int
 	start, end int64      // both in
 	scan       kemi.Range // what is read
+	last       int64      // series that begin later have no part, though they are read
 	any        bool       // metric "-"
 	selector   store.Selector
 	filters    []compiled
@@ -181,7 +182,10 @@ func (p *plan) setScan() {
 	}
 	from -= from % row
 	p.scan = kemi.Range{From: kemi.Millis(from * 1000), To: kemi.Millis(to * 1000)}
-	p.seek, p.until = from*1000, to*1000
+	p.seek, p.until, p.last = from*1000, math.MaxInt64, to*1000
+	if p.ExplicitTags && len(p.Filters) > 0 { // OpenTSDB scans in another way then, one row further
+		p.scan.To += rowMillis
+	}
 	switch p.down.kind {
 	case downFixed: // an interval that begins before the rows is not whole
 		p.seek = (p.seek + p.down.interval - 1) / p.down.interval * p.down.interval
@@ -270,7 +274,7 @@ func (p *plan) fillTimes(limit int) ([]int64, error) {
 	}
 	var times []int64
 	d := &p.down
-	from, to := int64(p.scan.From), int64(p.scan.To)
+	from, to := int64(p.scan.From), p.last
 	switch {
 	case d.fill == fillNone || d.kind == downNone || d.kind == downAll:
 	case d.kind == downFixed:
