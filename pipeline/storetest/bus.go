@@ -35,6 +35,7 @@ func Bus(t *testing.T, open OpenBus) {
 		{"Ends", busEnds},
 		{"Batches", busBatches},
 		{"BytesAreTheCallers", busBytes},
+		{"Recycle", busRecycle},
 		{"Local", busLocal},
 		{"Concurrent", busConcurrent},
 	} {
@@ -459,6 +460,66 @@ func busBytes(t *testing.T, open OpenBus) {
 			t.Fatalf("record %d has key %q and value %q…", i, r.Key, r.Value[:6])
 		}
 		_ = append(r.Key, "overwrite"...)
+	}
+}
+
+// A reader that takes memory back may only use again what was given back: not another reader's, not an earlier batch.
+func busRecycle(t *testing.T, open OpenBus) {
+	b := open(t, map[string]int{"a": 1})()
+	defer b.Close()
+	near := mustSubscribe(t, b, "a", "", nil)
+	back, ok := near.(recycler)
+	if !ok {
+		return // not part of the contract
+	}
+	var want []string
+	add := func(n int) {
+		for range n {
+			v := fmt.Sprintf("%06d%s", len(want), bytes.Repeat([]byte("x"), 9000))
+			mustPublish(t, b, "a", text(v))
+			want = append(want, v)
+		}
+	}
+	add(400)
+	far := mustSubscribe(t, b, "a", "", nil)
+	farBack := far.(recycler)
+	var kept []bus.Record
+	var last bus.Batch
+	checked := 0
+	for i := 0; checked < len(want); i++ {
+		if i < 20 {
+			add(1) // some come from memory, some from disk
+		}
+		got, err := far.Next(busContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range got.Records {
+			if string(r.Value) != want[checked] {
+				t.Fatalf("record %d is %.10q", checked, r.Value)
+			}
+			checked++
+		}
+		if i%3 == 0 {
+			kept = append(kept, got.Records...)
+			farBack.Recycle(last) // an earlier one: has no effect
+			back.Recycle(got)     // another reader's
+			farBack.Recycle(bus.Batch{Partition: 99})
+			farBack.Recycle(bus.Batch{})
+		} else {
+			farBack.Recycle(got)
+		}
+		last = got
+	}
+	for _, r := range take(t, near, len(want)) {
+		if string(r.Value) != want[r.Offset] {
+			t.Fatalf("record %d is %.10q", r.Offset, r.Value)
+		}
+	}
+	for _, r := range kept {
+		if string(r.Value) != want[r.Offset] {
+			t.Fatalf("record %d, which was kept, is %.10q now", r.Offset, r.Value)
+		}
 	}
 }
 

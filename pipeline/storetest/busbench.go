@@ -22,7 +22,8 @@ func BenchBus(b *testing.B, open OpenBus) {
 		})
 	}
 	b.Run("PublishAndFollow/publishers=16/batch=100", func(b *testing.B) { benchPublish(b, open, 16, 100, true) })
-	b.Run("Replay", func(b *testing.B) { benchReplay(b, open) })
+	b.Run("Replay", func(b *testing.B) { benchReplay(b, open, false) })
+	b.Run("ReplayAndRecycle", func(b *testing.B) { benchReplay(b, open, true) })
 }
 
 const benchRecord = 1000
@@ -90,7 +91,10 @@ func benchPublish(b *testing.B, open OpenBus, publishers, batch int, follow bool
 	b.ReportMetric(residentMB(b), "resident-MB")
 }
 
-func benchReplay(b *testing.B, open OpenBus) {
+// recycler is a reader that takes the memory of a batch back.
+type recycler interface{ Recycle(bus.Batch) }
+
+func benchReplay(b *testing.B, open OpenBus, recycle bool) {
 	log := open(b, map[string]int{"a": 1})()
 	defer log.Close()
 	const batch, publishes = 100, 3000
@@ -112,6 +116,10 @@ func benchReplay(b *testing.B, open OpenBus) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		back, ok := r.(recycler)
+		if recycle && !ok {
+			b.Skip("readers of this back-end do not take memory back")
+		}
 		bytes := 0
 		for bytes < batch*publishes*benchRecord {
 			got, err := r.Next(ctx)
@@ -120,6 +128,9 @@ func benchReplay(b *testing.B, open OpenBus) {
 			}
 			for i := range got.Records {
 				bytes += len(got.Records[i].Value)
+			}
+			if recycle {
+				back.Recycle(got)
 			}
 		}
 		if err := r.Close(); err != nil {

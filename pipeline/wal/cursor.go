@@ -23,18 +23,18 @@ type cursor struct {
 	rest    []bus.Record // read, and not yet handed out
 	dec     decoder
 
-	// The file that was read last, where in it offset is to be found, and how much of it was durable; or nil.
+	// The file that was read last and where in it offset is to be found, or nil.
 	seg  *segment
 	file *os.File
 	pos  int64
-	end  int64
-	// ahead brings what follows, if it is being read while the caller works on the last batch. Until it has come, dec and
-	// the file are its.
-	ahead chan part
+
+	lent  part // what the last batch was made of, if all of it was read from disk and handed out
+	spare part // memory that the caller has given back
 }
 
 // part is a stretch of a segment.
 type part struct {
+	buf     []byte
 	records []bus.Record
 	next    int64 // offset after it
 	pos     int64 // position after it
@@ -71,12 +71,17 @@ func (c *cursor) read() (bus.Batch, error) {
 	}
 	b := bus.Batch{Partition: c.p.id, Records: c.rest[:n:n], Skipped: c.skipped}
 	c.rest, c.skipped = c.rest[n:], 0
-	if len(c.rest) == 0 && c.file != nil && c.ahead == nil && c.pos < c.end {
-		ahead, offset := make(chan part, 1), b.Next()
-		c.ahead = ahead
-		go func() { ahead <- c.readFrames(c.pos, c.end, offset) }()
+	if len(c.lent.records) != n {
+		c.lent = part{}
 	}
 	return b, nil
+}
+
+// recycle takes back the memory of the last batch.
+func (c *cursor) recycle(b bus.Batch) {
+	if len(b.Records) > 0 && len(b.Records) == len(c.lent.records) && &b.Records[0] == &c.lent.records[0] && cap(c.lent.buf) <= readBytes {
+		c.spare, c.lent = c.lent, part{}
+	}
 }
 
 // readTail takes frames from memory. It is called with p.mu held and releases it.
@@ -110,7 +115,7 @@ func (c *cursor) readTail() error {
 			}
 		}
 	}
-	c.rest = records
+	c.rest, c.lent, c.spare = records, part{}, part{}
 	return nil
 }
 
@@ -122,27 +127,20 @@ func (c *cursor) readDisk() error {
 	start, end := seg.find(offset), seg.size
 	c.p.mu.Unlock()
 
-	var got part
-	if c.ahead != nil {
-		got = <-c.ahead
-		c.ahead = nil
-	} else {
-		if c.seg != seg {
-			c.closeFile()
-			f, err := openAt(c.p, seg, offset)
-			if f == nil {
-				return err
-			}
-			c.seg, c.file, c.pos = seg, f, start
+	if c.seg != seg {
+		c.closeFile()
+		f, err := openAt(c.p, seg, offset)
+		if f == nil {
+			return err
 		}
-		c.end = end
-		got = c.readFrames(c.pos, c.end, offset)
+		c.seg, c.file, c.pos = seg, f, start
 	}
+	got := c.readFrames(c.pos, end, offset)
 	if got.err != nil {
 		return got.err
 	}
 	c.pos = got.pos
-	c.rest = got.records
+	c.rest, c.lent = got.records, got
 	c.p.mu.Lock()
 	c.offset = got.next
 	c.p.mu.Unlock()
@@ -164,7 +162,12 @@ func openAt(p *partition, seg *segment, offset int64) (*os.File, error) {
 
 // readFrames reads what lies between pos and end, up to readBytes or one frame, without the records before offset.
 func (c *cursor) readFrames(pos, end, offset int64) part {
-	buf := make([]byte, min(readBytes, end-pos))
+	n := min(readBytes, end-pos)
+	buf := c.spare.buf
+	if int64(cap(buf)) < n {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
 	if err := c.readFull(buf, pos, offset); err != nil {
 		return part{err: err}
 	}
@@ -199,7 +202,11 @@ func (c *cursor) readFrames(pos, end, offset int64) part {
 	if whole == 0 {
 		return part{err: c.corrupt(pos, offset, "a frame ends early")}
 	}
-	records := make([]bus.Record, 0, count)
+	records := c.spare.records[:0]
+	if cap(records) < count {
+		records = make([]bus.Record, 0, count)
+	}
+	c.spare = part{}
 	next := offset
 	for at := 0; at < whole; {
 		h, _ := parseFrameHeader(buf[at:], c.seg.salt)
@@ -222,7 +229,7 @@ func (c *cursor) readFrames(pos, end, offset int64) part {
 		}
 		next = h.next()
 	}
-	return part{records: records, next: next, pos: pos + int64(whole)}
+	return part{buf: buf, records: records, next: next, pos: pos + int64(whole)}
 }
 
 func (c *cursor) readFull(buf []byte, pos, offset int64) error {
@@ -238,10 +245,6 @@ func (c *cursor) corrupt(pos, offset int64, reason string) error {
 }
 
 func (c *cursor) closeFile() {
-	if c.ahead != nil {
-		<-c.ahead
-		c.ahead = nil
-	}
 	if c.file != nil {
 		_ = c.file.Close()
 	}
