@@ -2,6 +2,7 @@ package logs
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -117,7 +118,9 @@ func (l *Logs) streamQuery(ctx context.Context, w http.ResponseWriter, id kemi.I
 		b = append(appendString(append(b, `{"error":`...), l.timedOut(err).Error()), "}\n"...)
 	}
 	if flush() == nil {
-		w.Header().Set(trailer, string(appendSummary(nil, page.finish(sum()))[1:]))
+		if j, err := json.Marshal(page.finish(sum())); err == nil {
+			w.Header().Set(trailer, string(j))
+		}
 	}
 	return nil
 }

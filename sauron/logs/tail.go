@@ -184,6 +184,11 @@ func (h *hub) join(ctx context.Context, project string) (*watch, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	select {
+	case <-h.ended:
+		return nil, errEnding()
+	default:
+	}
 	w := &watch{project: project, most: h.cfg.WatchBytes, wake: make(chan struct{}, 1)}
 	h.mu.Lock()
 	if len(h.watches) >= h.cfg.MaxWatchers {
