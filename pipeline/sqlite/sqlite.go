@@ -222,6 +222,9 @@ func (d *DB) change(ctx context.Context, f func(*sql.Tx) error) error {
 	if d.closed.Load() {
 		return kemi.Errorf(kemi.ErrUnavailable, "control state is closed")
 	}
+	if err := ctx.Err(); err != nil { // select takes either when both are there
+		return fmt.Errorf("change control state: %w", err)
+	}
 	tx, err := d.write.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
 		return fmt.Errorf("change control state: %w", d.explain(err))

@@ -22,7 +22,7 @@ import (
 
 // How many decisions are kept; the oldest go first.
 const (
-	keepOfGroup   = 1000
+	keepOfGroup   = 500
 	keepOfProject = 10_000
 )
 
