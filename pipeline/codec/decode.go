@@ -186,6 +186,7 @@ func (d *decoder) offset(b []byte) int { return cap(d.buf) - cap(b) }
 
 // writeV1 decodes a prometheus.WriteRequest.
 func (d *decoder) writeV1() error {
+	known := len(d.buf) == 0
 	for b := d.buf; len(b) > 0; {
 		tag, n := varint(b)
 		if n <= 0 || tag>>3 == 0 {
@@ -209,15 +210,25 @@ func (d *decoder) writeV1() error {
 		var err error
 		switch tag >> 3 {
 		case 1:
+			known = true
 			err = d.seriesV1(m, field)
 		case 3:
+			known = true
 			err = d.metadataV1(m)
 		}
 		if err != nil {
 			return err
 		}
 	}
+	if !known {
+		return errUnknown(RemoteWrite1)
+	}
 	return nil
+}
+
+// errUnknown says that a body, though well-formed, has nothing that its type knows: to take it would be to lose it.
+func errUnknown(contentType string) error {
+	return kemi.Errorf(kemi.ErrInvalid, "not a message of %s: it has neither series nor metadata; is the content type right?", contentType)
 }
 
 // seriesV1 decodes one series. field is the whole field that it is, to be cut out if it is refused.

@@ -15,6 +15,7 @@ const v2Key = 0x5bd1_e995_97f4_a7c1
 
 // writeV2 decodes an io.prometheus.write.v2.Request. Symbols may stand anywhere in it, so they are gathered first.
 func (d *decoder) writeV2() error {
+	known := len(d.buf) == 0
 	for b := d.buf; len(b) > 0; {
 		tag, n := varint(b)
 		if n <= 0 || tag>>3 == 0 {
@@ -24,6 +25,7 @@ func (d *decoder) writeV2() error {
 		if !ok || (tag>>3 == 4 || tag>>3 == 5) && tag&7 != pbBytes {
 			return errBroken("field of the request, which is cut short", d.offset(b))
 		}
+		known = known || tag>>3 == 4 || tag>>3 == 5
 		if tag>>3 == 4 {
 			v, _, _ := bytesAt(b[n:])
 			h := xxh3.Hash128(v)
@@ -34,6 +36,9 @@ func (d *decoder) writeV2() error {
 			}
 		}
 		b = b[n+k:]
+	}
+	if !known {
+		return errUnknown(RemoteWrite2)
 	}
 	for b := d.buf; len(b) > 0; {
 		tag, n := varint(b)
