@@ -41,7 +41,7 @@ func parseLogTime(s string) (kemi.Nanos, error) {
 func parseUnixTime(s string, bad func() (kemi.Nanos, error)) (kemi.Nanos, error) {
 	whole, fraction, _ := strings.Cut(s, ".")
 	n, err := strconv.ParseInt(whole, 10, 64)
-	if err != nil {
+	if err != nil || strings.ContainsAny(fraction, "eE") {
 		f, err := strconv.ParseFloat(s, 64) // 1.7e9
 		if err != nil || math.IsNaN(f) || math.Abs(f) >= 1<<62 || strings.ContainsAny(s, "xXpP_") {
 			return bad()

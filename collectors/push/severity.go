@@ -60,6 +60,7 @@ const (
 	fieldsWithin = 1024
 	wordsWithin  = 160
 	wordsBefore  = 10
+	marksBefore  = 6 // in brackets or before a colon words are also of sentences, further on
 )
 
 // severityOf finds the severity that a line states itself: a field level or severity of JSON or logfmt, or a word as loggers put it in
@@ -176,7 +177,7 @@ func wordSeverity(s string) kemi.Severity {
 		if !letters {
 			continue
 		}
-		if len(name) > 1 && (capitals || marked && n < wordsBefore/2) || len(name) == 1 && capitals && numbers && n > 0 {
+		if len(name) > 1 && (capitals || marked && n < marksBefore) || len(name) == 1 && capitals && numbers && n > 0 {
 			if len(name) > 16 {
 				return 0
 			}
