@@ -137,7 +137,7 @@ func TestBadInput(t *testing.T) {
 		code    int
 		says    string
 	}{
-		"broken snappy":      {"/api/v1/write", []byte("\xff\xff\xff\xff\xff\x00nonsense"), rw, 400, "snappy"},
+		"broken snappy":      {"/api/v1/write", []byte("\x20\xff\xff\xff nonsense"), rw, 400, "snappy"},
 		"snappy of nonsense": {"/api/v1/write", snappy.Encode(nil, []byte("not protobuf at all")), rw, 400, ""},
 		"not remote write":   {"/api/v1/write", "x", []string{"Content-Type", "text/html"}, 415, ""},
 		"10 MB label":        {"/api/v1/write", writeRequest(oneSeries("m", ms, 1, "long", strings.Repeat("x", 10<<20))), rw, 400, "long"},
