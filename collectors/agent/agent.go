@@ -177,7 +177,7 @@ func (a *Agent) identify(path string) (string, error) {
 	if err := os.Rename(path+".new", path); err != nil {
 		return "", err
 	}
-	return id, syncDir(filepath.Dir(path))
+	return id, syncDir(filepath.Dir(path), (*os.File).Sync)
 }
 
 func random(n int) string {

@@ -229,7 +229,7 @@ func (q *queue) roll() error {
 	}
 	if _, err = f.Write(appendSegmentHeader(nil, s.first)); err == nil {
 		if err = q.o.sync(f); err == nil {
-			err = syncDir(q.o.dir)
+			err = q.syncDir()
 		}
 	}
 	if err != nil {
@@ -494,7 +494,7 @@ func (q *queue) save() error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return err
 	}
-	if err := syncDir(q.o.dir); err != nil {
+	if err := q.syncDir(); err != nil {
 		return err
 	}
 	q.saved, q.dirty = q.o.now(), false
@@ -564,10 +564,12 @@ func signal(c chan struct{}) {
 	}
 }
 
-func syncDir(dir string) error {
+func (q *queue) syncDir() error { return syncDir(q.o.dir, q.o.sync) }
+
+func syncDir(dir string, sync func(*os.File) error) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(sync(d), d.Close())
 }
