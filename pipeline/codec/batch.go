@@ -43,6 +43,25 @@ type SeriesBatch struct {
 
 	// Complex holds what is not a plain float sample (native histograms, exemplars, metadata), or nil.
 	Complex *Complex
+
+	// Skipped is how many series of a record could not be read: a receiver refuses such ones, but others may write to the log.
+	Skipped int
+}
+
+// MemoryBytes is about how much memory the batch holds, the series aside.
+func (b *SeriesBatch) MemoryBytes() int64 {
+	n := int64(12*len(b.Series) + 16*len(b.At) + 256)
+	if c := b.Complex; c != nil {
+		n += int64(8*len(c.Starts) + 96*len(c.Metadata) + 256*len(c.Exemplars))
+		for i := range c.Metadata {
+			n += int64(len(c.Metadata[i].Help))
+		}
+		for i := range c.Histograms {
+			h := &c.Histograms[i]
+			n += int64(256 + 8*(len(h.PositiveDeltas)+len(h.NegativeDeltas)+len(h.PositiveCounts)+len(h.NegativeCounts)+len(h.PositiveSpans)+len(h.NegativeSpans)+len(h.CustomValues)))
+		}
+	}
+	return n
 }
 
 // Labels are the labels of Series[i], with what enrichment adds, without the project. It parses: call it for unknown

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -140,11 +141,14 @@ func describeTime(ms int64) string {
 
 // refuseSeries refuses a series as a whole, unless it is broken: then the request is.
 func (d *decoder) refuseSeries(m, field []byte, err error) error {
-	if d.check == nil {
-		return nil // the log has it; there is nobody to tell
+	if _, ok := errors.AsType[*brokenError](err); ok {
+		return err
 	}
 	samples, histograms, exemplars := 0, 0, 0
+	others, scattered := false, false
 	if !fields(m, func(number int, wire uint64, _ []byte, _ uint64) bool {
+		scattered = scattered || others && number == 1
+		others = others || number != 1
 		switch {
 		case number == 2:
 			samples++
@@ -156,6 +160,13 @@ func (d *decoder) refuseSeries(m, field []byte, err error) error {
 		return true
 	}) {
 		return errBroken("series", d.offset(m))
+	}
+	if scattered {
+		return errScattered
+	}
+	if d.check == nil {
+		d.skipped++
+		return nil // the log has it; there is nobody to tell
 	}
 	r := &d.check.refused
 	r.Samples += samples

@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/golang/snappy"
@@ -71,6 +72,7 @@ type decoder struct {
 	starts  []kemi.Millis // as long as at once a sample has a start
 	complex Complex
 	marks   []mark
+	skipped int
 
 	raw     []byte
 	labels  kemi.Labels
@@ -167,6 +169,7 @@ func (d *decoder) body(v2 bool, packed []byte, limit int64) error {
 func (d *decoder) batch() *SeriesBatch {
 	b := &SeriesBatch{
 		Project: d.space.project, Series: slices.Clone(d.series), Ends: slices.Clone(d.ends), At: slices.Clone(d.at), Values: slices.Clone(d.values),
+		Skipped: d.skipped,
 	}
 	if c := &d.complex; len(c.Histograms)+len(c.Exemplars)+len(c.Metadata)+len(d.starts) > 0 {
 		b.Complex = &Complex{Histograms: c.Histograms, Exemplars: c.Exemplars, Metadata: c.Metadata}
@@ -177,9 +180,19 @@ func (d *decoder) batch() *SeriesBatch {
 	return b
 }
 
-func errBroken(what string, offset int) error {
-	return kemi.Errorf(kemi.ErrInvalid, "broken protobuf: %s at byte %d of the unpacked body", what, offset)
+// brokenError says that a body is no protobuf. Nothing of it is taken then.
+type brokenError struct {
+	what   string
+	offset int
 }
+
+func (e *brokenError) Error() string {
+	return "broken protobuf: " + e.what + " at byte " + strconv.Itoa(e.offset) + " of the unpacked body"
+}
+
+func (e *brokenError) Unwrap() error { return kemi.ErrInvalid }
+
+func errBroken(what string, offset int) error { return &brokenError{what, offset} }
 
 // offset is where b, a part of buf, begins in it.
 func (d *decoder) offset(b []byte) int { return cap(d.buf) - cap(b) }
@@ -272,7 +285,10 @@ func gather(body []byte, series uint64) []byte {
 	out := make([]byte, 0, len(body))
 	for len(body) > 0 {
 		tag, n := varint(body)
-		k, _ := skip(tag&7, body[n:])
+		k, ok := skip(tag&7, body[max(n, 0):])
+		if n <= 0 || !ok {
+			return append(out, body...) // broken: to be found out by the decoder
+		}
 		if tag == series<<3|pbBytes {
 			m, _, _ := bytesAt(body[n:])
 			out = append(out, body[:n+k-len(m)]...)
@@ -281,7 +297,7 @@ func gather(body []byte, series uint64) []byte {
 					t, i := varint(rest)
 					j, ok := skip(t&7, rest[max(i, 0):])
 					if i <= 0 || !ok {
-						i, j = 0, len(rest) // broken: to be found out by the decoder
+						i, j = 0, len(rest) // broken
 					}
 					if labels == (i > 0 && t>>3 == 1) {
 						out = append(out, rest[:i+j]...)
@@ -299,7 +315,7 @@ func gather(body []byte, series uint64) []byte {
 
 // again forgets what was decoded so far.
 func (d *decoder) again() {
-	d.prev = nil
+	d.prev, d.skipped = nil, 0
 	d.series, d.ends, d.at, d.values, d.starts, d.marks = d.series[:0], d.ends[:0], d.at[:0], d.values[:0], d.starts[:0], d.marks[:0]
 	d.symbols, d.hashes, d.complex = d.symbols[:0], d.hashes[:0], Complex{}
 	if c := d.check; c != nil {

@@ -155,6 +155,11 @@ func (h *Histogram) validate() error {
 		if len(h.PositiveDeltas)+len(h.NegativeDeltas) > 0 {
 			return invalid("buckets of whole counts in a histogram of float counts")
 		}
+		if h.ZeroCount != 0 {
+			return invalid("a whole zero count in a histogram of float counts")
+		}
+	} else if h.FloatZeroCount != 0 {
+		return invalid("a float zero count in a histogram of whole counts")
 	} else if len(h.PositiveCounts)+len(h.NegativeCounts) > 0 {
 		return invalid("buckets of float counts in a histogram of whole counts")
 	}

@@ -108,9 +108,12 @@ func promLabels(ls []prompb.Label) kemi.Labels {
 
 func histogramV1(series int, h *prompb.Histogram) Histogram {
 	out := Histogram{
-		Series: int32(series), At: kemi.Millis(h.Timestamp), Hint: ResetHint(h.ResetHint), Schema: h.Schema, ZeroThreshold: h.ZeroThreshold, Sum: h.Sum,
+		Series: int32(series), At: kemi.Millis(h.Timestamp), Schema: h.Schema, ZeroThreshold: h.ZeroThreshold, Sum: h.Sum,
 		Count: h.GetCountInt(), ZeroCount: h.GetZeroCountInt(), PositiveDeltas: h.PositiveDeltas, NegativeDeltas: h.NegativeDeltas,
 		FloatCount: h.GetCountFloat(), FloatZeroCount: h.GetZeroCountFloat(), PositiveCounts: h.PositiveCounts, NegativeCounts: h.NegativeCounts, CustomValues: h.CustomValues,
+	}
+	if out.Hint = 0; h.ResetHint >= 0 && h.ResetHint <= 3 {
+		out.Hint = ResetHint(h.ResetHint)
 	}
 	_, out.Float = h.Count.(*prompb.Histogram_CountFloat)
 	for _, s := range h.PositiveSpans {
@@ -124,9 +127,12 @@ func histogramV1(series int, h *prompb.Histogram) Histogram {
 
 func histogramV2(series int, h *writev2.Histogram) Histogram {
 	out := Histogram{
-		Series: int32(series), At: kemi.Millis(h.Timestamp), Start: kemi.Millis(h.StartTimestamp), Hint: ResetHint(h.ResetHint), Schema: h.Schema, ZeroThreshold: h.ZeroThreshold, Sum: h.Sum,
+		Series: int32(series), At: kemi.Millis(h.Timestamp), Start: kemi.Millis(h.StartTimestamp), Schema: h.Schema, ZeroThreshold: h.ZeroThreshold, Sum: h.Sum,
 		Count: h.GetCountInt(), ZeroCount: h.GetZeroCountInt(), PositiveDeltas: h.PositiveDeltas, NegativeDeltas: h.NegativeDeltas,
 		FloatCount: h.GetCountFloat(), FloatZeroCount: h.GetZeroCountFloat(), PositiveCounts: h.PositiveCounts, NegativeCounts: h.NegativeCounts, CustomValues: h.CustomValues,
+	}
+	if out.Hint = 0; h.ResetHint >= 0 && h.ResetHint <= 3 {
+		out.Hint = ResetHint(h.ResetHint)
 	}
 	_, out.Float = h.Count.(*writev2.Histogram_CountFloat)
 	for _, s := range h.PositiveSpans {

@@ -82,7 +82,9 @@ func (d *decoder) samples(s *Series, m, rest, field []byte, v2 bool) error {
 	}
 	if start != 0 {
 		for i := began; i < len(d.at); i++ {
-			d.start(i, start)
+			if i >= len(d.starts) || d.starts[i] == 0 {
+				d.start(i, start)
+			}
 		}
 	}
 	if len(d.starts) > 0 {
