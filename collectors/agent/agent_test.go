@@ -136,7 +136,12 @@ func TestServerAway(t *testing.T) {
 	}
 	_, stop := run(t, c)
 	start()
-	waitFor(t, "all lines", func() bool { return len(s.lines()) >= len(want) })
+	waitFor(t, "all lines, and a measurement of each start", func() bool {
+		n := len(s.lines())
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return n >= len(want) && s.samples["data.load.avg_1m"] >= 4
+	})
 	stop()
 	if got := s.lines(); !slices.Equal(got, want) {
 		t.Errorf("%d lines, not those in order", len(got))

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -191,28 +192,28 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// refusing is the address of a port on which nobody listens, and a function that makes s listen there.
+// gate is a listener that hangs up on everybody until it is opened.
+type gate struct {
+	net.Listener
+	open atomic.Bool
+}
+
+func (g *gate) Accept() (net.Conn, error) {
+	for {
+		c, err := g.Listener.Accept()
+		if err != nil || g.open.Load() {
+			return c, err
+		}
+		c.Close()
+	}
+}
+
+// refusing starts the server in a way that it is away until the returned function is called.
 func (s *server) refusing() (url string, start func()) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	return "http://" + address, func() {
-		for range 100 {
-			if l, err = net.Listen("tcp", address); err == nil {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.Listener.Close()
-		s.Listener = l
-		s.Start()
-	}
+	g := &gate{Listener: s.Listener}
+	s.Listener = g
+	s.Start()
+	return s.URL, func() { g.open.Store(true) }
 }
 
 func config(t testing.TB, url string, logs string) Config {
