@@ -328,27 +328,24 @@ func (s *lokiStream) protoEntry(text string) error {
 // fields calls each with every field of a protobuf message: with the bytes of strings and messages, or with the number.
 func fields(s string, each func(number protowire.Number, v string, n uint64) error) error {
 	for len(s) > 0 {
-		// A tag and a number take 20 bytes at most: only these are looked at as bytes.
-		head := []byte(s[:min(len(s), 20)])
-		number, kind, n := protowire.ConsumeTag(head)
-		if n < 0 {
+		tag, n := uvarint(s)
+		if n == 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
 			return errProto(s)
 		}
 		var v string
 		var value uint64
-		switch kind {
+		switch protowire.Type(tag & 7) {
 		case protowire.VarintType:
-			var k int
-			if value, k = protowire.ConsumeVarint(head[n:]); k < 0 {
+			k := 0
+			if value, k = uvarint(s[n:]); k == 0 {
 				return errProto(s)
 			}
 			n += k
 		case protowire.BytesType:
-			length, k := protowire.ConsumeVarint(head[n:])
-			if k < 0 || length > uint64(len(s)-n-k) {
+			length, k := uvarint(s[n:])
+			if n += k; k == 0 || length > uint64(len(s)-n) {
 				return errProto(s)
 			}
-			n += k
 			v = s[n : n+int(length)]
 			n += int(length)
 		case protowire.Fixed64Type:
@@ -361,12 +358,24 @@ func fields(s string, each func(number protowire.Number, v string, n uint64) err
 		if n > len(s) {
 			return errProto(s)
 		}
-		if err := each(number, v, value); err != nil {
+		if err := each(protowire.Number(tag>>3), v, value); err != nil {
 			return err
 		}
 		s = s[n:]
 	}
 	return nil
+}
+
+// uvarint is the number that s begins with and how many bytes it takes; 0 bytes if there is none.
+func uvarint(s string) (v uint64, n int) {
+	for n < len(s) && n < 10 {
+		c := s[n]
+		v |= uint64(c&0x7f) << (7 * n)
+		if n++; c < 0x80 {
+			return v, n
+		}
+	}
+	return 0, 0
 }
 
 func errProto(s string) error {

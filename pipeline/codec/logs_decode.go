@@ -69,14 +69,40 @@ func appendHex(b []byte, sep byte, n int64, width int) []byte {
 // record and of its scope (with scope.name and scope.version) the attributes; what is not text becomes text: numbers in decimal, arrays
 // and maps as JSON. A record without a time has the time at which it was observed, or 0. ID and Project are empty.
 func DecodeOTLPLogs(body []byte) ([]kemi.LogRecord, error) {
-	d := logsDecoder{}
-	err := eachField(string(body), func(f wireField) error {
+	s := string(body)
+	n, err := countRecords(s)
+	if err != nil {
+		return nil, err
+	}
+	d := logsDecoder{records: make([]kemi.LogRecord, 0, n)}
+	err = eachField(s, func(f wireField) error {
 		if f.number == requestResourceLogs && f.kind == wireBytes {
 			return d.resourceLogs(f.bytes)
 		}
 		return nil
 	})
 	return d.records, err
+}
+
+// countRecords is how many records the request has.
+func countRecords(s string) (n int, err error) {
+	err = eachField(s, func(f wireField) error {
+		if f.number != requestResourceLogs || f.kind != wireBytes {
+			return nil
+		}
+		return eachField(f.bytes, func(f wireField) error {
+			if f.number != resourceLogsScope || f.kind != wireBytes {
+				return nil
+			}
+			return eachField(f.bytes, func(f wireField) error {
+				if f.number == scopeLogsRecords && f.kind == wireBytes {
+					n++
+				}
+				return nil
+			})
+		})
+	})
+	return n, err
 }
 
 type logsDecoder struct {
@@ -114,13 +140,8 @@ func (d *logsDecoder) resourceLogs(s string) error {
 
 func (d *logsDecoder) scopeLogs(s string, stream kemi.Labels) error {
 	var scope kemi.Labels
-	count := 0
 	err := eachField(s, func(f wireField) error {
-		switch {
-		case f.kind != wireBytes:
-		case f.number == scopeLogsRecords:
-			count++
-		case f.number == scopeLogsScope:
+		if f.number == scopeLogsScope && f.kind == wireBytes {
 			return eachField(f.bytes, func(f wireField) (err error) {
 				switch {
 				case f.kind != wireBytes:
@@ -139,7 +160,6 @@ func (d *logsDecoder) scopeLogs(s string, stream kemi.Labels) error {
 	if err != nil {
 		return err
 	}
-	d.records = slices.Grow(d.records, count)
 	return eachField(s, func(f wireField) error {
 		if f.number == scopeLogsRecords && f.kind == wireBytes {
 			return d.record(f.bytes, stream, scope)
