@@ -227,10 +227,10 @@ func (d *logsDecoder) record(s string, stream, scope kemi.Labels) error {
 			r.Attrs = attrs[:len(attrs):len(attrs)]
 		}
 	}
-	if cap(d.slab)-len(d.slab) < 16 {
-		d.slab = make(kemi.Labels, 0, 512)
-	}
 	d.records = append(d.records, r)
+	if cap(d.slab)-len(d.slab) < 16 {
+		d.slab = make(kemi.Labels, 0, min(512, 8*(cap(d.records)-len(d.records))))
+	}
 	return nil
 }
 

@@ -358,6 +358,28 @@ func BenchmarkDecodeLogs(b *testing.B) {
 	b.ReportMetric(float64(size)/float64(text), "encoded/text")
 }
 
+// BenchmarkLogsSmall is a batch of ten records, as applications send them.
+func BenchmarkLogsSmall(b *testing.B) {
+	records, _ := corpus(10)
+	rec := codec.EncodeLogs("default", "", records)
+	rec.Local = nil
+	b.Run("encode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			codec.EncodeLogs("default", "", records)
+		}
+		b.ReportMetric(float64(len(rec.Value)), "bytes")
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := codec.DecodeLogs(&rec); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
 // BenchmarkLogsPath is the whole path: encode, durable on the embedded log, read from it, decode.
 func BenchmarkLogsPath(b *testing.B) {
 	records, text := corpus(6000)
