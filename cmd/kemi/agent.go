@@ -14,7 +14,6 @@ import (
 	"kemi"
 	"kemi/app"
 	"kemi/collectors/agent"
-	"kemi/collectors/tail"
 )
 
 // agentMemory is the soft limit of an agent's memory.
@@ -45,9 +44,7 @@ What cannot be sent waits on disk and is sent later, in order.`,
 			set(f.Changed("zone"), &conf.Zone, zone)
 			set(f.Changed("spool"), &conf.Spool.Dir, spool)
 			set(f.Changed("interval"), &conf.Interval, interval)
-			if len(logs) > 0 {
-				conf.Logs = append(conf.Logs, tail.Config{Paths: logs, Service: conf.Service})
-			}
+			conf.Follow(logs...)
 			if err := conf.Validate(true); err != nil {
 				return err
 			}

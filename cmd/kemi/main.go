@@ -27,7 +27,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return kemi.Errorf(kemi.ErrInvalid, "%w", err) })
-	root.AddCommand(serverCommand(), agentCommand(), configCommand(), versionCommand())
+	root.AddCommand(serverCommand(), agentCommand(), tailCommand(), logsCommand(), queryCommand(), putCommand(), configCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "kemi:", err)
 		stop()
