@@ -94,10 +94,10 @@ func (a *filesystem) collect(r *round) error {
 		}
 		k.pending = true
 		path := filepath.Join(a.c.o.Root, k.point)
-		go func(answer chan<- statAnswer) {
-			s, err := a.stat(path)
+		go func(stat func(string) (unix.Statfs_t, error), answer chan<- statAnswer) {
+			s, err := stat(path)
 			answer <- statAnswer{s, err} // buffered: it never waits
-		}(k.answer)
+		}(a.stat, k.answer)
 	}
 	timeout := time.NewTimer(a.wait)
 	defer timeout.Stop()
