@@ -92,16 +92,14 @@ func TestReadme(t *testing.T) {
 	if err := os.Symlink(filepath.Join(repo, "bin"), filepath.Join(dir, "bin")); err != nil {
 		t.Fatal(err)
 	}
-	ran := 0
 	var all strings.Builder
-	for _, m := range regexp.MustCompile("(?s)```\n(.*?)```").FindAllStringSubmatch(string(b), -1) {
-		block := m[1]
-		if !strings.Contains(block, "curl") {
-			continue
+	for i, block := range strings.Split("\n"+string(b), "\n```") { // every second one is code, its first line says of which kind
+		kind, code, _ := strings.Cut(block, "\n")
+		if i%2 == 1 && kind == "" && strings.Contains(code, "curl") {
+			all.WriteString(code + "\n")
 		}
-		ran += strings.Count(block, "curl ")
-		all.WriteString(block)
 	}
+	ran := strings.Count(all.String(), "curl ")
 	script := all.String()
 	// Those that run until they are stopped are given some seconds.
 	script = regexp.MustCompile(`(?m)^bin/kemi (agent|tail)`).ReplaceAllString(script, "timeout --preserve-status -s TERM 3 bin/kemi $1")
