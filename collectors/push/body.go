@@ -68,7 +68,7 @@ func (p *Push) readBody(w http.ResponseWriter, r *http.Request) (*body, error) {
 		if room := b.held.Load() - int64(b.buf.Len()); room > 0 {
 			_, err = io.CopyN(b.buf, in, room)
 		} else {
-			err = b.hold(nil, b.held.Load())
+			err = b.take(b.held.Load())
 		}
 	}
 	var tooLarge *http.MaxBytesError
@@ -95,18 +95,27 @@ func (p *Push) tooLarge(size, limit int64) error {
 
 func (b *body) bytes() []byte { return b.buf.Bytes() }
 
-// hold takes n more bytes of the memory; it waits with ctx, or not at all if that is nil.
+// hold takes n more bytes of the memory; it waits for them until ctx ends.
 func (b *body) hold(ctx context.Context, n int64) error {
-	ok := b.p.memory.TryAcquire(n)
-	if !ok && ctx != nil && n <= b.p.cfg.MemoryBytes {
-		ok = b.p.memory.Acquire(ctx, n) == nil
+	if b.p.memory.TryAcquire(n) || n <= b.p.cfg.MemoryBytes && b.p.memory.Acquire(ctx, n) == nil {
+		b.held.Add(n)
+		return nil
 	}
-	if !ok {
-		b.p.m.noMemory.Inc()
-		return kemi.RetryAfter(kemi.Errorf(kemi.ErrUnavailable, "the memory for requests under way (%d bytes) is taken; come back later", b.p.cfg.MemoryBytes), time.Second)
+	return b.noMemory()
+}
+
+// take is hold without waiting: who holds some memory already must not wait for more.
+func (b *body) take(n int64) error {
+	if !b.p.memory.TryAcquire(n) {
+		return b.noMemory()
 	}
 	b.held.Add(n)
 	return nil
+}
+
+func (b *body) noMemory() error {
+	b.p.m.noMemory.Inc()
+	return kemi.RetryAfter(kemi.Errorf(kemi.ErrUnavailable, "the memory for requests under way (%d bytes) is taken; come back later", b.p.cfg.MemoryBytes), time.Second)
 }
 
 // release gives the memory back, and the buffer to the next request.
@@ -151,7 +160,7 @@ func (b *body) unpack(encoding string) error {
 	out.Reset()
 	unpacked := &body{p: b.p, buf: out}
 	for {
-		if err := unpacked.hold(nil, 256<<10); err != nil {
+		if err := unpacked.take(256<<10); err != nil {
 			unpacked.release()
 			return err
 		}
@@ -179,7 +188,7 @@ func (b *body) unpackSnappy() error {
 	}
 	unpacked := &body{p: b.p, buf: buffers.Get().(*bytes.Buffer)}
 	unpacked.buf.Reset()
-	if err := unpacked.hold(nil, n); err != nil {
+	if err := unpacked.take(n); err != nil {
 		unpacked.release()
 		return err
 	}

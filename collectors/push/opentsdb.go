@@ -138,7 +138,7 @@ func (p *Push) put(w http.ResponseWriter, r *http.Request, id kemi.Identity, o p
 		return nil, err
 	}
 	// Points become a remote-write body, about as large as this one.
-	if err := b.hold(nil, int64(len(b.bytes()))); err != nil {
+	if err := b.take(int64(len(b.bytes()))); err != nil {
 		return nil, err
 	}
 	l := p.limits()

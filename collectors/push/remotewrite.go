@@ -123,7 +123,7 @@ func (p *Push) writeMetrics(ctx context.Context, id kemi.Identity, protocol stri
 		return Written{}, err
 	}
 	unpacked := &body{p: p}
-	if err := unpacked.hold(nil, n); err != nil {
+	if err := unpacked.take(n); err != nil {
 		return Written{}, err
 	}
 	defer unpacked.release()
