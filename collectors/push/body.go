@@ -160,7 +160,7 @@ func (b *body) unpack(encoding string) error {
 	out.Reset()
 	unpacked := &body{p: b.p, buf: out}
 	for {
-		if err := unpacked.take(256<<10); err != nil {
+		if err := unpacked.take(256 << 10); err != nil {
 			unpacked.release()
 			return err
 		}
