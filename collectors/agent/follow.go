@@ -1,10 +1,21 @@
 package agent
 
-import "kemi/collectors/tail"
+import (
+	"path/filepath"
 
-// Follow adds log files to c, as lines of its service.
+	"kemi/collectors/tail"
+)
+
+// Follow adds log files to c, as lines of its service. A relative pattern begins at the working folder.
 func (c *Config) Follow(patterns ...string) {
-	if len(patterns) > 0 {
-		c.Logs = append(c.Logs, tail.Config{Paths: patterns, Service: c.Service})
+	paths := make([]string, len(patterns))
+	for i, p := range patterns {
+		paths[i] = p
+		if abs, err := filepath.Abs(p); err == nil {
+			paths[i] = abs
+		}
+	}
+	if len(paths) > 0 {
+		c.Logs = append(c.Logs, tail.Config{Paths: paths, Service: c.Service})
 	}
 }
