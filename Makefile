@@ -5,7 +5,7 @@ SHELL := /bin/bash
 BIN     := bin/kemi
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X kemi/app.Version=$(VERSION)
-GOFLAGS_BUILD := -ldflags '$(LDFLAGS)'
+GOFLAGS_BUILD := -buildvcs=false -ldflags '$(LDFLAGS)'
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 WEB_SRC := $(shell find web/src web/index.html web/package.json web/package-lock.json web/vite.config.ts 2>/dev/null)
 
