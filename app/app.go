@@ -175,8 +175,9 @@ func (a *App) open(ctx context.Context) error {
 	a.loop("logs into index", a.logs.Run)
 
 	// What comes in.
+	paced := speed.Paced(w, map[string]*speed.Follower{bus.Metrics: a.metrics, bus.Logs: a.logs})
 	in, err := push.New(push.Options{
-		Config: cfg.Ingest, Bus: w, Table: table, Enricher: ims, Log: log2("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied,
+		Config: cfg.Ingest, Bus: paced, Table: table, Enricher: ims, Log: log2("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied,
 	})
 	if err != nil {
 		return err

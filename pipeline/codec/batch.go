@@ -17,6 +17,9 @@ import (
 type Series struct {
 	// Ref is for the store: what it has put there it finds again with the next batch. 0 = nothing yet.
 	Ref atomic.Uint64
+	// Newest is for the store as well: the time in milliseconds of the newest sample that it has put there for this series, or 0
+	// if it does not know.
+	Newest atomic.Int64
 	// LastUsed is when a batch last mentioned it (Unix seconds, to about a minute); the table forgets entries that rest.
 	LastUsed atomic.Int64
 

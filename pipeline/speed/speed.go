@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,6 +43,8 @@ type Follower struct {
 	skipped  prometheus.Counter
 	retries  prometheus.Counter
 	lastAsOf prometheus.Gauge
+	outrun   prometheus.Counter
+	live     atomic.Bool // what there was at the start has been applied
 
 	mu       sync.Mutex
 	applied  bus.Positions
@@ -59,7 +62,8 @@ func New(o Options) *Follower {
 		retries:  prometheus.NewCounter(prometheus.CounterOpts{Name: "kemi_speed_retries_total", Help: "Batches tried again because a store was unavailable.", ConstLabels: labels}),
 		lastAsOf: prometheus.NewGauge(prometheus.GaugeOpts{Name: "kemi_speed_as_of_seconds", Help: "When the newest record that can be queried was published.", ConstLabels: labels}),
 	}
-	o.Registry.MustRegister(f.skipped, f.retries, f.lastAsOf)
+	f.outrun = prometheus.NewCounter(prometheus.CounterOpts{Name: "kemi_speed_outrun_total", Help: "Publishers that were answered before their records could be queried.", ConstLabels: labels})
+	o.Registry.MustRegister(f.skipped, f.retries, f.lastAsOf, f.outrun)
 	return f
 }
 
@@ -132,7 +136,18 @@ func (f *Follower) start(from, target bus.Positions) {
 		f.applied[p] = next
 	}
 	f.target = target
+	f.live.Store(f.behindLocked() == 0)
 }
+
+// behindLocked is how many of the records that there were at the start are still to be applied.
+func (f *Follower) behindLocked() (left int64) {
+	for p, next := range f.target {
+		left += max(0, next-f.applied[p])
+	}
+	return left
+}
+
+func (f *Follower) caughtUp() bool { return f.live.Load() }
 
 func (f *Follower) advance(b bus.Batch) {
 	asOf := b.Records[len(b.Records)-1].At
@@ -141,6 +156,9 @@ func (f *Follower) advance(b bus.Batch) {
 	defer f.mu.Unlock()
 	f.applied[b.Partition] = b.Next()
 	f.asOf = max(f.asOf, asOf)
+	if !f.live.Load() {
+		f.live.Store(f.behindLocked() == 0)
+	}
 	close(f.progress)
 	f.progress = make(chan struct{})
 }
@@ -152,11 +170,7 @@ func (f *Follower) Freshness() store.Freshness {
 	if f.target == nil {
 		return store.Freshness{Reason: "not started"}
 	}
-	var left int64
-	for p, next := range f.target {
-		left += max(0, next-f.applied[p])
-	}
-	if left > 0 {
+	if left := f.behindLocked(); left > 0 {
 		return store.Freshness{AsOf: f.asOf, Reason: fmt.Sprintf("replay under way: %d records of %s left", left, f.o.Topic)}
 	}
 	return store.Freshness{AsOf: f.asOf, Complete: true}

@@ -28,7 +28,35 @@ func (db *DB) ref(s *codec.Series) storage.SeriesRef {
 	return 0
 }
 
-func (db *DB) setRef(s *codec.Series, ref storage.SeriesRef) { s.Ref.Store(db.gen | uint64(ref)) }
+// setRef notes where the head has the series. Two entries of the codec's table can be one series (it has been written in two forms, or was
+// forgotten there meanwhile): then neither knows alone what the series has.
+func (db *DB) setRef(s *codec.Series, ref storage.SeriesRef) {
+	if s.Ref.Load() == db.gen|uint64(ref) {
+		return
+	}
+	if !db.claimed.add(ref) {
+		db.shared.add(ref)
+	}
+	s.Newest.Store(0)
+	s.Ref.Store(db.gen | uint64(ref))
+}
+
+// refSet is a set of references, which the head counts up from 1.
+type refSet []uint64
+
+// add tells whether n was not in the set before.
+func (b *refSet) add(n storage.SeriesRef) bool {
+	for uint64(n)/64 >= uint64(len(*b)) {
+		*b = append(*b, 0)
+	}
+	old := (*b)[n/64]
+	(*b)[n/64] = old | 1<<(n%64)
+	return old&(1<<(n%64)) == 0
+}
+
+func (b refSet) has(n storage.SeriesRef) bool {
+	return uint64(n)/64 < uint64(len(b)) && b[n/64]&(1<<(n%64)) != 0
+}
 
 // labelsOf are the labels of Series[i] as the head knows them, with the project.
 func labelsOf(batch *codec.SeriesBatch, i int) labels.Labels {
@@ -146,6 +174,10 @@ func (db *DB) appendFloats(ctx context.Context, batch *codec.SeriesBatch) error 
 					last = max(last, db.seen.last(ref))
 				}
 				last = t
+				// What goes in in order is newer than all that there is of the series, in the head and in blocks.
+				if t > s.Newest.Load() {
+					s.Newest.Store(t)
+				}
 				taken++
 			case err == storage.ErrOutOfOrderSample: //nolint:errorlint // the hot path of backfills; the head returns it as it is
 				db.late = append(db.late, lateSample{int32(i), j})

@@ -70,6 +70,7 @@ func (db *DB) appendHistograms(ctx context.Context, batch *codec.SeriesBatch) er
 		switch {
 		case err == nil:
 			db.setRef(s, got)
+			db.shared.add(got)
 			db.seen.set(got, t)
 			taken++
 		case errors.Is(err, storage.ErrOutOfOrderSample), errors.Is(err, storage.ErrDuplicateSampleForTimestamp):
@@ -113,10 +114,12 @@ func (db *DB) appendLateHistograms(ctx context.Context, batch *codec.SeriesBatch
 		if !db.freshHistogram(there, t, h, fh) {
 			continue
 		}
-		if _, err := app.Append(db.ref(batch.Series[src.Series]), ls, 0, t, 0, h, fh, storage.AOptions{}); err != nil {
+		got, err := app.Append(db.ref(batch.Series[src.Series]), ls, 0, t, 0, h, fh, storage.AOptions{})
+		if err != nil {
 			db.count(err)
 			continue
 		}
+		db.shared.add(got)
 		there.add(t, sample{h: floatHistogram(h, fh)})
 		taken++
 	}

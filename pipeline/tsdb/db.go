@@ -52,6 +52,8 @@ type DB struct {
 	quick    *appliedFile
 	seen     seenSet
 	late     []lateSample
+	claimed  refSet // those that an entry of the codec's table has
+	shared   refSet // those whose newest sample no single entry knows: several have it, or it has histograms
 	meta     *metadataStore
 
 	noteMu  sync.Mutex // one checkpoint at a time

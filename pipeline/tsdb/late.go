@@ -3,6 +3,7 @@ package tsdb
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
 	"kemi/pipeline/codec"
@@ -27,15 +29,8 @@ func (db *DB) appendLate(ctx context.Context, batch *codec.SeriesBatch) error {
 	slices.SortStableFunc(db.late, func(a, b lateSample) int {
 		return cmp.Or(cmp.Compare(a.series, b.series), cmp.Compare(batch.At[a.sample], batch.At[b.sample]))
 	})
-	mint, maxt := int64(math.MaxInt64), int64(math.MinInt64)
-	for _, l := range db.late {
-		mint, maxt = min(mint, int64(batch.At[l.sample])), max(maxt, int64(batch.At[l.sample]))
-	}
-	there, err := db.newExisting(mint, maxt)
-	if err != nil {
-		return fmt.Errorf("read before late samples: %w", err)
-	}
-	defer there.close()
+	var there *existing
+	defer func() { there.close() }()
 	app := db.db.AppenderV2(ctx)
 	taken := 0
 	for lo := 0; lo < len(db.late); {
@@ -43,25 +38,47 @@ func (db *DB) appendLate(ctx context.Context, batch *codec.SeriesBatch) error {
 		for hi < len(db.late) && db.late[hi].series == series {
 			hi++
 		}
-		ls := labelsOf(batch, int(series))
-		if err := there.load(ctx, ls, int64(batch.At[db.late[lo].sample]), int64(batch.At[db.late[hi-1].sample])); err != nil {
+		run := db.late[lo:hi]
+		lo = hi
+		if n, ok := db.appendBehind(app, batch, run); ok {
+			taken += n
+			continue
+		}
+		if there == nil {
+			var err error
+			if there, err = db.newExisting(db.lateFrom(batch), math.MaxInt64); err != nil {
+				_ = app.Rollback()
+				return fmt.Errorf("read before late samples: %w", err)
+			}
+		}
+		ls, s := labelsOf(batch, int(series)), batch.Series[series]
+		newest, upto := s.Newest.Load(), int64(batch.At[run[len(run)-1].sample])
+		if newest == 0 {
+			upto = math.MaxInt64 // once: then it is known
+		}
+		if err := there.load(ctx, ls, int64(batch.At[run[0].sample]), upto); err != nil {
 			_ = app.Rollback()
 			return fmt.Errorf("read before late samples: %w", err)
 		}
-		for _, l := range db.late[lo:hi] {
+		if n := len(there.t); n > 0 {
+			newest = max(newest, there.t[n-1])
+		}
+		for _, l := range run {
 			t, v := int64(batch.At[l.sample]), batch.Values[l.sample]
 			if !db.fresh(there, t, v) {
 				continue
 			}
-			switch _, err := app.Append(db.ref(batch.Series[series]), ls, 0, t, v, nil, nil, storage.AOptions{}); {
+			switch got, err := app.Append(db.ref(s), ls, 0, t, v, nil, nil, storage.AOptions{}); {
 			case err == nil:
+				db.setRef(s, got)
 				there.add(t, sample{v: v})
+				newest = max(newest, t)
 				taken++
 			default:
 				db.count(err)
 			}
 		}
-		lo = hi
+		s.Newest.Store(max(newest, s.Newest.Load()))
 	}
 	if err := app.Commit(); err != nil {
 		return db.writeError(fmt.Sprintf("append %d late samples", taken), err)
@@ -69,6 +86,48 @@ func (db *DB) appendLate(ctx context.Context, batch *codec.SeriesBatch) error {
 	db.m.late.Add(float64(taken))
 	db.m.appended.Add(float64(taken))
 	return nil
+}
+
+// appendBehind appends samples of one series that are late for the head, but newer than all that the series has: a backfill in order, beside
+// live data. There is nothing to look up for them. ok is false, and nothing was done, if it is not known to be so.
+func (db *DB) appendBehind(app storage.AppenderV2, batch *codec.SeriesBatch, run []lateSample) (taken int, ok bool) {
+	s := batch.Series[run[0].series]
+	ref, newest := db.ref(s), s.Newest.Load()
+	if ref == 0 || newest == 0 || db.shared.has(ref) {
+		return 0, false
+	}
+	for i, l := range run {
+		t := int64(batch.At[l.sample])
+		if t <= newest {
+			return 0, false
+		}
+		if i > 0 && t == int64(batch.At[run[i-1].sample]) {
+			return 0, false // twice in one batch
+		}
+	}
+	for i, l := range run {
+		t := int64(batch.At[l.sample])
+		switch _, err := app.Append(ref, labels.EmptyLabels(), 0, t, batch.Values[l.sample], nil, nil, storage.AOptions{}); {
+		case err == nil:
+			newest = t
+			taken++
+		case i == 0 && errors.Is(err, tsdb.ErrInvalidSample):
+			return 0, false // the head has forgotten the series since: it needs the labels again
+		default:
+			db.count(err)
+		}
+	}
+	s.Newest.Store(newest)
+	return taken, true
+}
+
+// lateFrom is the time of the oldest late sample.
+func (db *DB) lateFrom(batch *codec.SeriesBatch) int64 {
+	mint := int64(math.MaxInt64)
+	for _, l := range db.late {
+		mint = min(mint, int64(batch.At[l.sample]))
+	}
+	return mint
 }
 
 // fresh tells whether the series has no sample at t; it counts what it has.
@@ -109,7 +168,11 @@ func (db *DB) newExisting(mint, maxt int64) (*existing, error) {
 	return &existing{q: q, added: map[int64]sample{}}, nil
 }
 
-func (e *existing) close() { _ = e.q.Close() }
+func (e *existing) close() {
+	if e != nil {
+		_ = e.q.Close()
+	}
+}
 
 // load reads what the series has from mint to maxt. If the series is the one that is loaded (it may stand in a batch twice, one
 // after the other), what was added stays.

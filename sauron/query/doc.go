@@ -13,9 +13,10 @@
 // without down-sampling is aggregated in integers, as OpenTSDB does.
 //
 // What OpenTSDB does not have: the metric "-" selects by filters alone. There the tag key "metric" is the metric's name, which can be
-// filtered and grouped by; an unknown name is an empty answer and not an error, and numbers are never integers. A result carries the tag
-// "metric" if it was grouped by it; if several metrics fold into one result, its metric is "-" and "metric" is one
-// of its aggregateTags. The filter not_key selects the series without the key.
+// filtered and grouped by; an unknown name is an empty answer and not an error, and numbers are never integers. A result's tags are
+// those that it was grouped by and no others (with the aggregator none all of the series), "metric" among them; all other keys are its
+// aggregateTags, as what a query by filters alone folds has nothing in common but by chance. If several metrics fold into one
+// result, its metric is "-". The filter not_key selects the series without the key.
 //
 // The package does not know back-ends, users or tokens: who asks is an argument.
 package query

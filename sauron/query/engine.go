@@ -348,7 +348,7 @@ func (x *execution) setTags(g *group, r *Result) {
 	for _, t := range g.tags {
 		switch {
 		case x.p.any && t.name == nameKey: // the name of the metric takes its place
-		case t.many:
+		case t.many, x.p.any && !x.p.keeps(t.name):
 			r.AggregateTags = append(r.AggregateTags, t.name)
 		default:
 			r.Tags = append(r.Tags, kemi.Label{Name: t.name, Value: t.value})

@@ -209,6 +209,9 @@ func (p *plan) setFilters() error {
 		} else if label == kemi.MetricName {
 			return kemi.Errorf(kemi.ErrInvalid, "filter on tagk %q: the name of the metric is filtered with metric \"-\" and tagk \"metric\"", label)
 		}
+		if label == kemi.MetricName && f.Type == "literal_or" && f.Filter == "*" {
+			f.Type = "wildcard" // no metric is called so: who writes it means all of them
+		}
 		c, err := f.compile(label)
 		if err != nil {
 			return err
@@ -222,6 +225,11 @@ func (p *plan) setFilters() error {
 	}
 	sort.SliceStable(p.groupBy, func(i, j int) bool { return p.groupBy[i].Tagk < p.groupBy[j].Tagk })
 	return nil
+}
+
+// keeps tells whether a result of a query by filters alone has that tag: if it was grouped by it, or if the result is one series.
+func (p *plan) keeps(tagk string) bool {
+	return p.agg.fn == fnNone || slices.ContainsFunc(p.groupBy, func(c compiled) bool { return c.name == tagk })
 }
 
 // match tells whether a series that the selector found is wanted.
