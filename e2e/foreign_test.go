@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"kemi/pipeline/storetest"
 )
 
 // needs finds a program of others that this test feeds from. Its absence is a failure where nothing may be skipped.
@@ -19,10 +21,7 @@ func needs(t testing.TB, name string) string {
 	t.Helper()
 	p, err := exec.LookPath(name)
 	if err != nil {
-		if os.Getenv("KEMI_TEST_NOSKIP") != "" {
-			t.Fatalf("%v; `make deps` installs it", err)
-		}
-		t.Skipf("%v; `make deps` installs it", err)
+		storetest.Absent(t, "%v; `make deps` installs it", err)
 	}
 	return p
 }

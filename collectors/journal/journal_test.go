@@ -17,6 +17,8 @@ import (
 	"go.uber.org/goleak"
 
 	"kemi"
+
+	"kemi/pipeline/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -89,7 +91,7 @@ func (f *follower) next(n int) []Entry {
 // realJournal is the journal in testdata, as a command that reads it.
 func realJournal(t *testing.T) []string {
 	if _, err := exec.LookPath("journalctl"); err != nil {
-		t.Skip("there is no journalctl")
+		storetest.Absent(t, "there is no journalctl")
 	}
 	packed, err := os.ReadFile("testdata/sample.journal.zst")
 	if err != nil {
