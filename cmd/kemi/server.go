@@ -10,7 +10,7 @@ import (
 )
 
 func serverCommand() *cobra.Command {
-	var file, listen, data, role string
+	var file, listen, data, role, memory string
 	var dev bool
 	c := &cobra.Command{
 		Use:   "server",
@@ -23,12 +23,12 @@ The first start makes an admin token, prints it once and writes it to <data>/adm
 			if err != nil {
 				return err
 			}
-			if f := cmd.Flags(); true {
-				set(f.Changed("listen"), &conf.Listen, listen)
-				set(f.Changed("data"), &conf.Data, data)
-				set(f.Changed("dev"), &conf.Dev, dev)
-				set(f.Changed("role"), &conf.Role, role)
-			}
+			f := cmd.Flags()
+			set(f.Changed("listen"), &conf.Listen, listen)
+			set(f.Changed("data"), &conf.Data, data)
+			set(f.Changed("dev"), &conf.Dev, dev)
+			set(f.Changed("role"), &conf.Role, role)
+			set(f.Changed("memory"), &conf.Memory, memory)
 			return app.Run(cmd.Context(), conf, os.Stdout, os.Stderr)
 		},
 	}
@@ -37,6 +37,7 @@ The first start makes an admin token, prints it once and writes it to <data>/adm
 	c.Flags().StringVar(&listen, "listen", d.Listen, "address to listen on")
 	c.Flags().StringVar(&data, "data", d.Data, "folder that holds everything")
 	c.Flags().StringVar(&role, "role", d.Role, "which part of the server to run")
+	c.Flags().StringVar(&memory, "memory", d.Memory, "soft limit of memory: a size such as 4GiB, or a share of the machine's or cgroup's")
 	c.Flags().BoolVar(&dev, "dev", false, "let requests from this machine in as admin, without a token (loopback only)")
 	return c
 }

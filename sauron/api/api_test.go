@@ -55,7 +55,9 @@ func says(text string) func(http.ResponseWriter, *http.Request, kemi.Identity) {
 }
 
 func fails(err error) func(http.ResponseWriter, *http.Request, kemi.Identity) {
-	return func(w http.ResponseWriter, _ *http.Request, _ kemi.Identity) { kemi.WriteError(w, kemi.DialectKEMI, err) }
+	return func(w http.ResponseWriter, _ *http.Request, _ kemi.Identity) {
+		kemi.WriteError(w, kemi.DialectKEMI, err)
+	}
 }
 
 func TestWhoMayWhat(t *testing.T) {
