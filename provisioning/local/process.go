@@ -164,6 +164,12 @@ func (p *process) wait() error {
 	return nil
 }
 
+// How often, and with what pause, it is asked whether a killed group is gone.
+const (
+	groupTries = 100
+	groupPause = 2 * time.Millisecond
+)
+
 // reap takes the exit status of a child. Until then its process group cannot be another's, so this is the moment to kill what
 // it left in it.
 func (p *process) reap() {
@@ -178,6 +184,14 @@ func (p *process) reap() {
 			p.note = "ended with " + exit.String()
 		} else if err != nil {
 			p.note = err.Error()
+		}
+		// What was killed takes a moment to be gone. Whoever waits for the end of an instance waits for that too, within bounds:
+		// signal 0 only asks.
+		for range groupTries {
+			if unix.Kill(-p.pid, 0) != nil {
+				break
+			}
+			time.Sleep(groupPause)
 		}
 	}
 	p.gone = true
