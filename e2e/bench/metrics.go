@@ -97,7 +97,7 @@ func benchMetrics(ctx context.Context, o options, row rowFunc) error {
 	defer func() { s.stop() }()
 	fleets := make([]*fleet, o.connections)
 	for c := range fleets {
-		fleets[c] = newFleet(c, o.series/o.connections, 1)
+		fleets[c] = newFleet(c, o.series/o.connections, o.rounds)
 	}
 	next := func(c int) (body, bool) { return fleets[c].next() }
 	phase := func(name string, rounds int) error {
