@@ -63,6 +63,8 @@ type App struct {
 	metrics  *speed.Follower
 	logs     *speed.Follower
 
+	// Routes are all that it serves.
+	Routes []kemi.Route
 	// AdminToken is the admin's secret if this start made it; it is not kept anywhere else in readable form but in the token file.
 	AdminToken string
 
@@ -225,11 +227,11 @@ func (a *App) open(ctx context.Context) error {
 	}
 	a.loop("autoscale", scale.Run)
 
-	routes := a.ownRoutes()
+	a.Routes = a.ownRoutes()
 	for _, room := range []interface{ Routes() []kemi.Route }{authn, in, tsd, prom, logAPI, ims, alerts, scale} {
-		routes = append(routes, room.Routes()...)
+		a.Routes = append(a.Routes, room.Routes()...)
 	}
-	handler, err := api.New(api.Options{Auth: authn, Routes: routes, Log: log2("http"), Registry: reg, Now: a.now, WriteTimeout: cfg.WriteTimeout})
+	handler, err := api.New(api.Options{Auth: authn, Routes: a.Routes, Log: log2("http"), Registry: reg, Now: a.now, WriteTimeout: cfg.WriteTimeout})
 	if err != nil {
 		return err
 	}
