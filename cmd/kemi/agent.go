@@ -16,8 +16,11 @@ import (
 	"kemi/collectors/agent"
 )
 
-// agentMemory is the soft limit of an agent's memory.
-const agentMemory = 40 << 20
+// agentMemory is the soft limit of an agent's memory; its heap is collected twice as often as usual, which costs it next to nothing.
+const (
+	agentMemory    = 40 << 20
+	agentGCPercent = 50
+)
 
 func agentCommand() *cobra.Command {
 	var file, server, tokenFile, project, hostname, service, owner, zone, spool, level string
@@ -74,6 +77,7 @@ What cannot be sent waits on disk and is sent later, in order.`,
 
 func runAgent(ctx context.Context, conf agent.Config, log *slog.Logger) error {
 	debug.SetMemoryLimit(agentMemory)
+	debug.SetGCPercent(agentGCPercent)
 	a, err := agent.New(agent.Options{Config: conf, Log: log, Now: time.Now, Version: app.Version})
 	if err != nil {
 		return err
