@@ -266,12 +266,15 @@ func TestKeywordAcrossRestart(t *testing.T) {
 		t.Fatalf("b is gone: %s", a)
 	}
 	begins := map[string]bool{}
-	for _, e := range f.events() {
-		if !e.Firing {
-			t.Errorf("an alert ended: %+v", e)
+	eventually(t, "both beginnings are events", func() bool {
+		for _, e := range f.events() {
+			if !e.Firing {
+				t.Fatalf("an alert ended: %+v", e)
+			}
+			begins[e.ID] = true
 		}
-		begins[e.ID] = true
-	}
+		return len(begins) >= 2
+	})
 	if len(begins) != 2 {
 		t.Errorf("%d beginnings, want 2", len(begins))
 	}
