@@ -108,7 +108,7 @@ func New(ctx context.Context, cfg Config, d Deps) (_ *App, err error) {
 
 // open is the plan of the house, in the order in which the parts need each other.
 func (a *App) open(ctx context.Context) error {
-	cfg, log, reg := a.cfg, a.log, prometheus.Registerer(a.registry)
+	cfg, reg := a.cfg, prometheus.Registerer(a.registry)
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
@@ -124,8 +124,8 @@ func (a *App) open(ctx context.Context) error {
 	a.onStop("listener", func() error { return ignoreClosed(l.Close()) })
 
 	// The log of record, and its lock on the data folder.
-	log2 := func(part string) *slog.Logger { return log.With("part", part) }
-	w, err := wal.Open(cfg.Bus, wal.Options{Log: log2("bus"), Registerer: reg, Now: a.now})
+	part := func(name string) *slog.Logger { return a.log.With("part", name) }
+	w, err := wal.Open(cfg.Bus, wal.Options{Log: part("bus"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return fmt.Errorf("open the log of record: %w", err)
 	}
@@ -138,7 +138,7 @@ func (a *App) open(ctx context.Context) error {
 	a.onStop("control state", control.Close)
 
 	// Who asks.
-	authn, err := auth.New(ctx, auth.Options{Control: control, Log: log2("auth"), Now: a.now, Dev: cfg.Dev, Secure: cfg.TLS.Cert != ""})
+	authn, err := auth.New(ctx, auth.Options{Control: control, Log: part("auth"), Now: a.now, Dev: cfg.Dev, Secure: cfg.TLS.Cert != ""})
 	if err != nil {
 		return err
 	}
@@ -150,28 +150,28 @@ func (a *App) open(ctx context.Context) error {
 	}
 
 	// The inventory, and with it what is added to records as they come in.
-	ims, err := cmdb.New(ctx, cmdb.Options{Control: control, Bus: w, Log: log2("ims"), Registerer: reg, Now: a.now})
+	ims, err := cmdb.New(ctx, cmdb.Options{Control: control, Bus: w, Log: part("ims"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return err
 	}
 	table := codec.NewTable(ims, a.now)
 
 	// The stores, and the live layer that fills them.
-	series, err := tsdb.Open(cfg.Metrics, tsdb.Options{Log: log2("metrics"), Registerer: reg, Now: a.now})
+	series, err := tsdb.Open(cfg.Metrics, tsdb.Options{Log: part("metrics"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return fmt.Errorf("open the series: %w", err)
 	}
 	a.onStop("series", series.Close)
-	index, err := search.Open(cfg.Logs, search.Options{Log: log2("logs"), Registerer: reg, Now: a.now})
+	index, err := search.Open(cfg.Logs, search.Options{Log: part("logs"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return fmt.Errorf("open the log index: %w", err)
 	}
 	a.onStop("log index", index.Close)
 	a.metrics = speed.New(speed.Options{
-		Bus: w, Topic: bus.Metrics, Group: "series", Positions: series.Positions, Apply: speed.Series(table, series, log2("speed")), Log: log2("speed"), Registry: reg,
+		Bus: w, Topic: bus.Metrics, Group: "series", Positions: series.Positions, Apply: speed.Series(table, series, part("speed")), Log: part("speed"), Registry: reg,
 	})
 	a.logs = speed.New(speed.Options{
-		Bus: w, Topic: bus.Logs, Group: "index", Positions: index.Positions, Apply: speed.Logs(index, log2("speed")), Log: log2("speed"), Registry: reg,
+		Bus: w, Topic: bus.Logs, Group: "index", Positions: index.Positions, Apply: speed.Logs(index, part("speed")), Log: part("speed"), Registry: reg,
 	})
 	a.loop("metrics into series", a.metrics.Run)
 	a.loop("logs into index", a.logs.Run)
@@ -179,26 +179,26 @@ func (a *App) open(ctx context.Context) error {
 	// What comes in.
 	paced := speed.Paced(w, map[string]*speed.Follower{bus.Metrics: a.metrics, bus.Logs: a.logs})
 	in, err := push.New(push.Options{
-		Config: cfg.Ingest, Bus: paced, Table: table, Enricher: ims, Log: log2("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied,
+		Config: cfg.Ingest, Bus: paced, Table: table, Enricher: ims, Log: part("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied,
 	})
 	if err != nil {
 		return err
 	}
 
 	// What is asked.
-	tsd, err := query.New(query.Options{Config: cfg.Query, Store: series, Freshness: a.metrics.Freshness, Version: Version, Log: log2("query"), Registerer: reg, Now: a.now})
+	tsd, err := query.New(query.Options{Config: cfg.Query, Store: series, Freshness: a.metrics.Freshness, Version: Version, Log: part("query"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return err
 	}
 	prom, err := promql.New(cfg.PromQL, promql.Options{
 		Source: series, Chunks: series, Exemplars: series, Metadata: series, Status: series, Freshness: a.metrics.Freshness, Version: Version,
-		Log: log2("promql"), Registerer: reg, Now: a.now,
+		Log: part("promql"), Registerer: reg, Now: a.now,
 	})
 	if err != nil {
 		return err
 	}
 	logFreshness := func() store.Freshness { return both(a.logs.Freshness(), index.Freshness()) }
-	logAPI, err := logs.New(logs.Options{Config: cfg.Search, Store: index, Bus: w, Freshness: logFreshness, Log: log2("log search"), Registerer: reg, Now: a.now})
+	logAPI, err := logs.New(logs.Options{Config: cfg.Search, Store: index, Bus: w, Freshness: logFreshness, Log: part("log search"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return err
 	}
@@ -207,20 +207,20 @@ func (a *App) open(ctx context.Context) error {
 	// What is watched, and what follows from it.
 	alerts, err := watch.New(ctx, watch.Options{
 		Config: cfg.Alerting, Bus: w, Control: control, Metrics: metricsOf{prom, series}, Writer: writer{in}, ParseLog: logs.Parse,
-		DefaultProject: auth.DefaultProject, Log: log2("alerting"), Registry: reg, Now: a.now,
+		DefaultProject: auth.DefaultProject, Log: part("alerting"), Registry: reg, Now: a.now,
 	})
 	if err != nil {
 		return err
 	}
 	a.onStop("alerting", func() error { alerts.Close(); return nil })
 	a.loop("alerting", alerts.Run)
-	pools, err := local.New(local.Options{Dir: filepath.Join(cfg.Data, "pools"), Log: log2("pools"), Now: a.now})
+	pools, err := local.New(local.Options{Dir: filepath.Join(cfg.Data, "pools"), Log: part("pools"), Now: a.now})
 	if err != nil {
 		return err
 	}
 	a.onStop("pools", pools.Close)
 	scale, err := autoscale.New(ctx, autoscale.Options{
-		Control: control, Bus: w, Querier: scalar{prom}, Drivers: map[string]autoscale.Driver{"local": pools}, Log: log2("autoscale"), Registerer: reg, Now: a.now,
+		Control: control, Bus: w, Querier: scalar{prom}, Drivers: map[string]autoscale.Driver{"local": pools}, Log: part("autoscale"), Registerer: reg, Now: a.now,
 	})
 	if err != nil {
 		return err
@@ -231,13 +231,13 @@ func (a *App) open(ctx context.Context) error {
 	for _, room := range []interface{ Routes() []kemi.Route }{authn, in, tsd, prom, logAPI, ims, alerts, scale} {
 		a.Routes = append(a.Routes, room.Routes()...)
 	}
-	handler, err := api.New(api.Options{Auth: authn, Routes: a.Routes, Log: log2("http"), Registry: reg, Now: a.now, WriteTimeout: cfg.WriteTimeout})
+	handler, err := api.New(api.Options{Auth: authn, Routes: a.Routes, Log: part("http"), Registry: reg, Now: a.now, WriteTimeout: cfg.WriteTimeout})
 	if err != nil {
 		return err
 	}
 	a.server = &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(log2("http").Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(part("http").Handler(), slog.LevelDebug),
 	}
 	return a.openAgent(in, ims)
 }
