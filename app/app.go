@@ -97,7 +97,7 @@ func New(ctx context.Context, cfg Config, d Deps) (_ *App, err error) {
 	a.runCtx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
-			a.closeAll()
+			err = errors.Join(err, a.closeAll())
 		}
 	}()
 	if err := a.open(ctx); err != nil {

@@ -199,7 +199,7 @@ type appender struct {
 
 func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, _ storage.AppendV2Options) (storage.SeriesRef, error) {
 	if h != nil || fh != nil {
-		return 0, fmt.Errorf("record %s: native histograms cannot be recorded by rules yet: %w", ls.Get(labels.MetricName), storage.ErrNativeHistogramsDisabled)
+		return 0, fmt.Errorf("record %s: native histograms cannot be recorded by rules yet: %w", ls.Get(kemi.MetricName), storage.ErrNativeHistogramsDisabled)
 	}
 	out := make(kemi.Labels, 0, ls.Len())
 	ls.Range(func(l labels.Label) { out = append(out, kemi.Label{Name: l.Name, Value: l.Value}) })

@@ -73,7 +73,7 @@ func (a *Agent) ship(ctx context.Context, q *queue, kind string, send func(ctx c
 		if err != nil {
 			a.stats.complain(a.log, a.now(), "cannot read the spool", err)
 			if sleep(ctx, time.Second) != nil {
-				return nil
+				return nil //nolint:nilerr // it was asked to end
 			}
 			continue
 		}

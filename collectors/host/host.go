@@ -6,8 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -182,9 +180,7 @@ const maxFile = 4 << 20
 // reader reads small files into one buffer.
 type reader struct{ buf []byte }
 
-// read is the content of a file, valid until the next read.
-func (f *reader) read(elem ...string) ([]byte, error) { return f.readPath(filepath.Join(elem...)) }
-
+// readPath is the content of a file, valid until the next one is read.
 func (f *reader) readPath(path string) ([]byte, error) {
 	fd, err := open(path)
 	if err != nil {
@@ -268,14 +264,4 @@ func open(path string) (int, error) {
 		}
 		return fd, nil
 	}
-}
-
-// names are the entries of a folder.
-func names(path string) ([]string, error) {
-	d, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	return d.Readdirnames(-1)
 }

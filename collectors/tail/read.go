@@ -134,7 +134,7 @@ func (t *Tail) read(ctx context.Context, f *file) (more bool, err error) {
 			// What was written since the look at it has its own event or is found by the next look.
 			f.held = n-back > used
 			f.dirty = f.size > f.pos.Offset+int64(n-back-used)
-			return f.dirty, nil
+			return f.dirty, nil //nolint:nilerr // the error was the end of the file
 		}
 		// The record is larger than the buffer.
 		t.buf = append(t.buf, make([]byte, min(len(t.buf), maxLast+MaxLine+1-len(t.buf)))...)

@@ -172,8 +172,11 @@ func benchQuery(s *server, row rowFunc, name, path, question string) error {
 	}
 	defer resp.Body.Close()
 	var answer []json.RawMessage
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || len(answer) == 0 {
-		return fmt.Errorf("%s answered nothing: %v", name, err)
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if len(answer) == 0 {
+		return fmt.Errorf("%s answered nothing", name)
 	}
 	after, err := s.usage()
 	if err != nil {

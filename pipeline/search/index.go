@@ -92,8 +92,8 @@ func Open(c Config, o Options) (x *Index, err error) {
 		x.closed = true
 		x.wake()
 		x.mu.Unlock()
-		x.writing.Lock() // an Index under way ends first
-		x.writing.Unlock()
+		x.writing.Lock()   // an Index under way ends first
+		x.writing.Unlock() //nolint:staticcheck // there is nothing to do in between
 		close(x.stop)
 		return <-done
 	})

@@ -218,7 +218,7 @@ func (s *slice) apply(b *index.Batch) (settled <-chan struct{}, err error) {
 func mustJSON(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // of plain structs only
+		panic(err) //nolint:forbidigo // of plain structs only
 	}
 	return string(b)
 }

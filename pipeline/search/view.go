@@ -104,7 +104,7 @@ func (sg *segmentView) block(num uint64) (b *block, err error) {
 		return true
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", errBlock, err)
+		return nil, fmt.Errorf("%w: %w", errBlock, err)
 	}
 	return openBlock(data)
 }
@@ -163,16 +163,6 @@ func prefixEnd(prefix []byte) []byte {
 	return nil
 }
 
-// live are all documents that are not deleted.
-func (sg *segmentView) live() *roaring.Bitmap {
-	all := roaring.New()
-	all.AddRange(0, sg.count)
-	if sg.deleted != nil {
-		all.AndNot(sg.deleted)
-	}
-	return all
-}
-
 // bloom calls f with the bloom filter of a document's block.
 func (sg *segmentView) bloom(num uint64, f func([]byte)) (err error) {
 	defer recoverDamage(&err)
@@ -189,7 +179,7 @@ func (sg *segmentView) bloom(num uint64, f func([]byte)) (err error) {
 		return false
 	}
 	if e := sg.segment.VisitStoredFields(num, visit); e != nil {
-		return fmt.Errorf("%w: %v", errBlock, e)
+		return fmt.Errorf("%w: %w", errBlock, e)
 	}
 	if err == nil && !found {
 		err = errBlock

@@ -203,7 +203,7 @@ func TestPhraseAgainstTokens(t *testing.T) {
 		if got := (store.LogPhrase{Text: phrase}).Match(r); got != want {
 			t.Fatalf("%q in %q: %t, want %t", phrase, text, got, want)
 		}
-		trimmed := strings.TrimRight(phrase, " -.\xfe\xff")
+		trimmed := strings.TrimRight(phrase, " -.\xfe\xff") //nolint:staticcheck // not UTF-8 on purpose
 		if got := (store.LogPrefix{Prefix: trimmed}).Match(r); got != wantPrefix {
 			t.Fatalf("prefix %q in %q: %t, want %t", trimmed, text, got, wantPrefix)
 		}

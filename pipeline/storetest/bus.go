@@ -373,17 +373,17 @@ func busEnds(t *testing.T, open OpenBus) {
 	if err := closed.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-errs; err != io.EOF {
+	if err := <-errs; !errors.Is(err, io.EOF) {
 		t.Fatalf("after Close of the reader: %v", err)
 	}
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-errs; err != io.EOF {
+	if err := <-errs; !errors.Is(err, io.EOF) {
 		t.Fatalf("after Close of the bus: %v", err)
 	}
 	for range 2 {
-		if _, err := closed.Next(busContext(t)); err != io.EOF {
+		if _, err := closed.Next(busContext(t)); !errors.Is(err, io.EOF) {
 			t.Fatalf("Next once more: %v", err)
 		}
 		if err := errors.Join(closed.Close(), b.Close()); err != nil {

@@ -171,9 +171,9 @@ func (db *DB) appendFloats(ctx context.Context, batch *codec.SeriesBatch) error 
 				if got != ref {
 					ref = got
 					db.setRef(s, ref)
-					last = max(last, db.seen.last(ref))
+					last = db.seen.last(ref)
 				}
-				last = t
+				last = max(last, t)
 				// What goes in in order is newer than all that there is of the series, in the head and in blocks.
 				if t > s.Newest.Load() {
 					s.Newest.Store(t)

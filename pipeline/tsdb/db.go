@@ -266,7 +266,7 @@ func diskFull(err error) bool {
 func (db *DB) room() error {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(db.cfg.Dir, &fs); err != nil {
-		return nil // not known is not full
+		return nil //nolint:nilerr // not known is not full
 	}
 	unit := uint64(fs.Bsize)
 	free, reserve := fs.Bavail*unit, db.cfg.DiskReserve

@@ -44,7 +44,7 @@ func openSegment(path string, base int64, partition int32, last bool) (*segment,
 	corrupt := func(reason string) error { return &CorruptError{path, s.size, s.next, reason} }
 	header := make([]byte, segmentHeaderLen)
 	n, err := f.ReadAt(header, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, 0, err
 	}
 	if s.salt, s.created, err = parseSegmentHeader(header[:n], base, partition); err != nil {
@@ -108,7 +108,7 @@ func (s *segment) scan(r io.ReaderAt, end int64) (bad string, err error) {
 }
 
 func noEOF(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil
 	}
 	return err
@@ -123,7 +123,7 @@ func durableAfter(r io.ReaderAt, pos, end int64, salt uint32) (bool, error) {
 	buf := make([]byte, 1<<20)
 	for at := pos; end-at >= frameHeaderLen; {
 		n, err := r.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return false, err
 		}
 		if n < frameHeaderLen {

@@ -233,7 +233,7 @@ func (e *evaluation) follow() Decision {
 	case e.spec.Frozen:
 		return stay(codeFrozen, "held, the group is frozen: %s", why)
 	}
-	to := size
+	var to int
 	if wanted > size {
 		if least <= size {
 			return stay(codeStabilization, "held for the stabilization window of %s: %s", time.Duration(e.spec.Stabilization.Out), why)

@@ -157,7 +157,7 @@ func (g *group) evaluate(ctx context.Context) (next time.Duration) {
 		g.saveLocked(ctx)
 	}
 	if g.tell || in.Current != state.Desired {
-		g.scale(ctx)
+		_ = g.scale(ctx) // what went wrong is told in the status
 	} else {
 		g.problem = ""
 	}
@@ -217,7 +217,7 @@ func (g *group) execute(ctx context.Context, d Decision, state State, now time.T
 	if d.Action == Hold {
 		g.a.o.Log.Info("group held", "project", g.key.project, "group", g.key.name, "size", d.To, "reason", d.Reason)
 		if g.tell {
-			g.scale(ctx)
+			_ = g.scale(ctx) // what went wrong is told in the status
 		}
 		return nil
 	}

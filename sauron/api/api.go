@@ -87,7 +87,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rw := &response{ResponseWriter: w, log: s.o.Log, method: r.Method, path: r.URL.Path}
 	defer func() {
 		s.m.inFlight.Dec()
-		if p := recover(); p != nil && p != http.ErrAbortHandler {
+		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // a value of any type, as it was thrown
 			err := rw.InternalError(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 			if rw.status == 0 {
 				kemi.WriteError(rw, s.route.Dialect, err)

@@ -171,7 +171,7 @@ func (a *API) streamChunks(w http.ResponseWriter, r *http.Request, id kemi.Ident
 			if r.Context().Err() == nil {
 				a.o.Log.Error("remote read broken off", "err", err)
 			}
-			panic(http.ErrAbortHandler)
+			panic(http.ErrAbortHandler) //nolint:forbidigo // how net/http breaks an answer off
 		}
 		if err != nil {
 			return err

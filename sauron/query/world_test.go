@@ -3,8 +3,6 @@ package query
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
-	"strings"
 
 	"kemi"
 )
@@ -73,71 +71,3 @@ func (w *world) each(f func(ls kemi.Labels, at kemi.Millis, v float64, whole boo
 }
 
 func oneOf[T any](rnd *rand.Rand, of ...T) T { return of[rnd.IntN(len(of))] }
-
-func (w *world) query(rnd *rand.Rand) map[string]any {
-	sub := map[string]any{"aggregator": oneOf(rnd, Aggregators()...), "metric": w.prefix + oneOf(rnd, "a", "b")}
-	if rnd.IntN(2) == 0 {
-		sub["aggregator"] = oneOf(rnd, "sum", "avg", "max", "min", "none", "dev", "zimsum", "count", "p95")
-	}
-	if rnd.IntN(5) < 3 {
-		names := slices.DeleteFunc(Aggregators(), func(n string) bool { return n == "none" })
-		sub["downsample"] = oneOf(rnd, "10s", "1m", "5m", "7m", "15m", "1h", "0all", "1mc", "15mc", "1hc", "6hc", "1dc", "1wc", "1nc", "90s", "700ms") +
-			"-" + oneOf(rnd, names...) + oneOf(rnd, "", "", "", "-none", "-nan", "-null", "-zero")
-	}
-	if rnd.IntN(3) == 0 {
-		sub["rate"] = true
-		if rnd.IntN(2) == 0 {
-			o := map[string]any{"counter": true}
-			if rnd.IntN(2) == 0 {
-				o["counterMax"] = oneOf(rnd, 1000, 65535, 300)
-			}
-			if rnd.IntN(2) == 0 {
-				o["resetValue"] = oneOf(rnd, 1, 5, 100)
-			}
-			if rnd.IntN(3) == 0 {
-				o["dropResets"] = true
-			}
-			sub["rateOptions"] = o
-		}
-	}
-	var filters []map[string]any
-	for _, tagk := range []string{"node", "area"} {
-		if rnd.IntN(2) == 0 {
-			continue
-		}
-		f := oneOf(rnd, [][2]string{
-			{"wildcard", "*"}, {"literal_or", "srv00"}, {"literal_or", "srv00|srv01"}, {"iliteral_or", "SRV00|Srv01"}, {"not_literal_or", "srv00|Asan"},
-			{"not_iliteral_or", "SRV00|jeju"}, {"wildcard", "srv*"}, {"wildcard", "*1"}, {"wildcard", "s*0*"}, {"wildcard", "s*1"}, {"wildcard", "b*s"}, {"iwildcard", "*SRV*"},
-			{"regexp", "srv0[12]"}, {"regexp", "^J"}, {"regexp", "n$"}, {"regexp", "1|A"}, {"literal_or", "Jeju"}, {"literal_or", "nosuch"},
-		}...)
-		filters = append(filters, map[string]any{"type": f[0], "filter": f[1], "tagk": tagk, "groupBy": rnd.IntN(2) == 0})
-	}
-	switch {
-	case filters != nil && rnd.IntN(4) > 0:
-		sub["filters"] = filters
-		if rnd.IntN(4) == 0 {
-			sub["explicitTags"] = true
-		}
-	case rnd.IntN(3) == 0:
-		sub["tags"] = map[string]string{oneOf(rnd, "node", "area"): oneOf(rnd, "*", "srv00|srv01", "srv*", "regexp(.*1)", "Jeju")}
-	}
-	span := oneOf(rnd, int64(600), 3600, 7200, 90_000, 40*86_400)
-	if d, _ := sub["downsample"].(string); strings.HasPrefix(d, "700ms") || strings.HasPrefix(d, "10s") {
-		span = min(span, 7200)
-	}
-	start := int64(worldStart) - rnd.Int64N(2*span)*1000 + rnd.Int64N(5400)*1000
-	if rnd.IntN(3) == 0 {
-		start += rnd.Int64N(1000)
-	}
-	q := map[string]any{"start": start, "end": start + span*1000 + oneOf(rnd, int64(0), 0, 1, 500, 999), "queries": []any{sub}}
-	if rnd.IntN(2) == 0 {
-		q["msResolution"] = true
-	}
-	if rnd.IntN(3) == 0 {
-		q["timezone"] = oneOf(rnd, "Asia/Seoul", "America/New_York", "UTC", "Asia/Kolkata")
-	}
-	if rnd.IntN(6) == 0 {
-		q["useCalendar"] = true
-	}
-	return q
-}
