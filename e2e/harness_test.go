@@ -147,9 +147,11 @@ func (s *server) start() {
 	s.t.Helper()
 	s.process = spawn(s.t, nil, binary(s.t), s.args...)
 	s.waitReady()
-	if m := tokenLine.FindStringSubmatch(s.out.String()); m != nil {
-		s.token = m[1]
+	b, err := os.ReadFile(filepath.Join(s.data, "admin.token"))
+	if err != nil {
+		s.t.Fatal(err)
 	}
+	s.token = strings.TrimSpace(string(b))
 }
 
 func (s *server) waitReady() {
