@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // Route is one thing that the server answers. Rooms hand their routes to app, which puts them behind authentication
@@ -29,6 +30,7 @@ const (
 	DialectPrometheus                // {"status":"error","errorType":…,"error":…}
 	DialectOpenTSDB                  // {"error":{"code":…,"message":…}}
 	DialectText                      // text/plain: remote write, Loki
+	DialectInflux                    // {"error":…} of InfluxDB 1 and {"code":…,"message":…} of 2 in one
 )
 
 // HTTPStatus is the status that says the kind of err.
@@ -90,12 +92,35 @@ func WriteError(w http.ResponseWriter, d Dialect, err error) {
 		body = map[string]string{"status": "error", "errorType": prometheusErrorType(code), "error": err.Error()}
 	case DialectOpenTSDB:
 		body = map[string]any{"error": map[string]any{"code": code, "message": err.Error()}}
+	case DialectInflux:
+		h.Set("X-Influxdb-Error", strings.Join(strings.Fields(err.Error()), " "))
+		body = map[string]string{"error": err.Error(), "code": influxCode(code), "message": err.Error()}
 	default:
 		h.Set("Content-Type", "application/problem+json")
 		body = map[string]any{"type": "about:blank", "title": http.StatusText(code), "status": code, "detail": err.Error()}
 	}
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(body)
+}
+
+func influxCode(code int) string {
+	switch code {
+	case http.StatusBadRequest, http.StatusUnsupportedMediaType:
+		return "invalid"
+	case http.StatusUnauthorized:
+		return "unauthorized"
+	case http.StatusForbidden:
+		return "forbidden"
+	case http.StatusNotFound:
+		return "not found"
+	case http.StatusRequestEntityTooLarge:
+		return "request too large"
+	case http.StatusTooManyRequests:
+		return "too many requests"
+	case http.StatusServiceUnavailable:
+		return "unavailable"
+	}
+	return "internal error"
 }
 
 func prometheusErrorType(code int) string {

@@ -35,6 +35,7 @@ const (
 	GroupsWrite
 	GroupsScale // change desired by hand
 	Admin       // tokens, configuration, profiles, other projects
+	MetricsDelete
 	permissionEnd
 	AllPermissions = permissionEnd - 1
 )
@@ -42,7 +43,7 @@ const (
 var permissionNames = [...]string{
 	"metrics:read", "metrics:write", "logs:read", "logs:write", "events:read", "events:write", "ims:read", "ims:write",
 	"ims:register", "rules:read", "rules:write", "alerts:read", "alerts:write", "groups:read", "groups:write",
-	"groups:scale", "admin",
+	"groups:scale", "admin", "metrics:delete",
 }
 
 // String is the names of the permissions in p, with a comma between them.

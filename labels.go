@@ -3,7 +3,6 @@ package kemi
 import (
 	"encoding/json"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 )
@@ -35,7 +34,7 @@ func LabelsFromMap(m map[string]string) Labels {
 
 // Normalize sorts ls in place, keeps the last of a name that stands twice, and drops labels with an empty value.
 func (ls Labels) Normalize() Labels {
-	sort.SliceStable(ls, func(i, j int) bool { return ls[i].Name < ls[j].Name })
+	slices.SortStableFunc(ls, func(a, b Label) int { return strings.Compare(a.Name, b.Name) })
 	out := ls[:0]
 	for i, l := range ls {
 		if i+1 < len(ls) && ls[i+1].Name == l.Name || l.Value == "" {

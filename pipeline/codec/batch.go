@@ -7,7 +7,12 @@
 package codec
 
 import (
+	"slices"
+	"sync"
 	"sync/atomic"
+	"unsafe"
+
+	"github.com/zeebo/xxh3"
 
 	"kemi"
 )
@@ -17,23 +22,73 @@ import (
 type Series struct {
 	// Ref is for the store: what it has put there it finds again with the next batch. 0 = nothing yet.
 	Ref atomic.Uint64
-	// Newest is for the store as well: the time in milliseconds of the newest sample that it has put there for this series, or 0
-	// if it does not know.
-	Newest atomic.Int64
 	// LastUsed is when a batch last mentioned it (Unix seconds, to about a minute); the table forgets entries that rest.
-	LastUsed atomic.Int64
+	LastUsed atomic.Uint32
+	flags    atomic.Uint32
 
-	raw   []byte                 // the label fields of a remote-write 1.0 series
+	key   xxh3.Uint128           // the hash of its raw labels
+	raw   atomic.Pointer[byte]   // its raw labels, size bytes: the label fields of a remote-write 1.0 series. Nil once the store has them
 	next  atomic.Pointer[Series] // what followed it in a request the last time
-	low2  atomic.Uint64          // the key by which version 2 finds it, if it was found so; raw says what it is
-	high2 atomic.Uint64
-	added *addition              // what enrichment adds to raw, or nil
+	high2 atomic.Uint64          // 64 bits of the key by which version 2 or a Builder found it last, if one did
+	added *addition              // what enrichment adds to the raw labels, or nil
 	host  *host                  // of the label host, or nil
 	other atomic.Pointer[Series] // the same raw labels with something else added
-	refs  atomic.Int32           // slots that hold it
-	valid atomic.Bool            // a receiver has checked the labels
 	meta  atomic.Uint64          // hash of the metadata that the log has of it
+	refs  atomic.Int32           // slots that hold it
+	size  int32
+} // 96 bytes, which is a size that the runtime has: with one more word each would take 112
+
+// The flags of a Series.
+const (
+	valid    = 1 << iota // a receiver has checked the labels
+	keep                 // the raw labels are needed for bodies that a Builder makes
+	admitted             // a place was taken for it, and the store has not made it yet
+)
+
+func (s *Series) is(flag uint32) bool { return s.flags.Load()&flag != 0 }
+
+// ErrLabelsWanted says that the store needs the labels of a series again which it had let the Table forget. What is decoded from then on
+// has them: decode the record anew, not its Local, and append it again.
+var ErrLabelsWanted = kemi.Errorf(kemi.ErrUnavailable, "labels of a series are wanted again")
+
+// bytes are the raw labels, or nil if the store has them now.
+func (s *Series) bytes() []byte {
+	p := s.raw.Load()
+	if p == nil {
+		return nil
+	}
+	return unsafe.Slice(p, s.size)
 }
+
+// give brings the raw labels back.
+func (s *Series) give(raw []byte) {
+	if len(raw) > 0 && s.raw.Load() == nil {
+		s.raw.CompareAndSwap(nil, unsafe.SliceData(slices.Clone(raw)))
+	}
+}
+
+// HasLabels tells whether Labels can be asked for.
+func (s *Series) HasLabels() bool { return s.size == 0 || s.raw.Load() != nil }
+
+// LetGo is for the store: it has the labels itself, so they need not be kept here too. They are about as much as all else of an entry.
+func (s *Series) LetGo() {
+	p := s.raw.Load()
+	if p == nil || s.added != nil || s.is(keep) {
+		return
+	}
+	s.raw.Store(nil)
+	if s.is(keep) { // a Builder came in between
+		s.raw.CompareAndSwap(nil, p)
+	}
+}
+
+// Admitted tells the store, once, that a place was taken for the series: see SeriesLimit.
+func (s *Series) Admitted() bool {
+	return s.is(admitted) && s.flags.And(^uint32(admitted))&admitted != 0
+}
+
+// Want is for the store: it needs the labels again. See ErrLabelsWanted.
+func (s *Series) Want() { s.flags.And(^uint32(valid)) }
 
 // SeriesBatch is samples in columns, as they came in one request. Series[i] has the samples [Ends[i-1], Ends[i]) of At and
 // Values. It does not change after it was made.
@@ -67,8 +122,21 @@ func (b *SeriesBatch) MemoryBytes() int64 {
 	return n
 }
 
+// batches are those that nobody uses any more.
+var batches sync.Pool
+
+// Recycle says that nobody uses the batch any more: its memory becomes that of another. Nobody has to call it.
+func (b *SeriesBatch) Recycle() {
+	if cap(b.At) > maxKeptBuffer/16 || cap(b.Series) > maxKeptBuffer/16 {
+		return
+	}
+	clear(b.Series) // they may be forgotten meanwhile
+	b.Complex = nil
+	batches.Put(b)
+}
+
 // Labels are the labels of Series[i], with what enrichment adds, without the project. It parses: call it for unknown
-// series only.
+// series only. There are none if the store has let them go.
 func (b *SeriesBatch) Labels(i int) kemi.Labels { return b.Series[i].Labels() }
 
 // Span is where the samples of Series[i] lie in At and Values. It may be empty: a series may have nothing but histograms.
@@ -79,10 +147,12 @@ func (b *SeriesBatch) Span(i int) (from, to int) {
 	return from, int(b.Ends[i])
 }
 
-// Labels are the labels of the series with what enrichment adds. It parses.
-func (s *Series) Labels() kemi.Labels {
-	ls := make(kemi.Labels, 0, 16)
-	ls, _ = appendLabels(ls, s.raw)
+// Labels are the labels of the series with what enrichment adds. It parses. There are none if the store has let them go: HasLabels.
+func (s *Series) Labels() kemi.Labels { return s.AppendLabels(make(kemi.Labels, 0, 16)) }
+
+// AppendLabels is Labels in dst, which must be empty, if that has room.
+func (s *Series) AppendLabels(dst kemi.Labels) kemi.Labels {
+	ls, _ := appendLabels(dst, s.bytes())
 	ls = ls.Normalize()
 	if s.added != nil {
 		for _, l := range s.added.labels {

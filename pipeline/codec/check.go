@@ -21,6 +21,16 @@ type Limits struct {
 	MaxLabelNameBytes  int
 	MaxLabelValueBytes int
 	Oldest, Newest     kemi.Millis
+	// Series bounds how many series there may be; nil = as many as come.
+	Series SeriesLimit
+}
+
+// SeriesLimit says whether there is room for another series. It is asked for series that the Table does not know.
+type SeriesLimit interface {
+	// Room takes a place for one more series of the project. An error, of kind ErrLimited, says which limit leaves none, and why.
+	Room(project string) error
+	// Has tells whether the store has the series; it is asked when there is no room.
+	Has(project string, ls kemi.Labels) bool
 }
 
 // Refused is what a receiver does not take of a request, and why.
@@ -28,10 +38,14 @@ type Refused struct {
 	Samples, Histograms, Exemplars int
 	Series                         int     // whose labels are refused, or that have no sample; their samples count too
 	Errors                         []error // the first ones
+
+	// Limited is why new series were refused, LimitedSeries how many; their samples count above. Nil if none was.
+	Limited       error
+	LimitedSeries int
 }
 
 // Any tells whether anything was refused.
-func (r *Refused) Any() bool { return len(r.Errors) > 0 }
+func (r *Refused) Any() bool { return len(r.Errors) > 0 || r.Limited != nil }
 
 // Incoming is a remote-write body that a receiver has looked through.
 type Incoming struct {
@@ -124,11 +138,12 @@ func (c *check) refuse(count *int, format string, args ...any) error {
 	return nil
 }
 
-func (c *check) refuseTime(count *int, s *Series, what string, at int64, value float64) error {
+func (d *decoder) refuseTime(count *int, what string, at int64, value float64) error {
+	c := d.check
 	if len(c.refused.Errors) >= maxErrors {
 		return c.refuse(count, "")
 	}
-	return c.refuse(count, "series %s: %s %v at %s: time must be between %s and %s", describe(s.Labels()), what, value, describeTime(at),
+	return c.refuse(count, "series %s: %s %v at %s: time must be between %s and %s", describe(d.labelsNow()), what, value, describeTime(at),
 		describeTime(c.oldest), describeTime(c.newest))
 }
 
@@ -173,7 +188,31 @@ func (d *decoder) refuseSeries(m, field []byte, err error) error {
 	r.Histograms += histograms
 	r.Exemplars += exemplars
 	d.check.cutField(d, field)
+	if full, ok := errors.AsType[*fullError](err); ok {
+		r.Limited = full.error
+		r.LimitedSeries++
+		return nil
+	}
 	return d.check.refuse(&r.Series, "%w", err)
+}
+
+// fullError says that a series is good, but one too many.
+type fullError struct{ error }
+
+// room is an error if there is no room for the series of d.labels; taken tells that a place was taken for it.
+func (d *decoder) room(host string) (taken bool, err error) {
+	limit := d.check.Series
+	if limit == nil {
+		return false, nil
+	}
+	full := limit.Room(d.space.project)
+	if full == nil {
+		return true, nil
+	}
+	if ls := d.enrich.labels(d.labels, host); limit.Has(d.space.project, ls) {
+		return false, nil
+	}
+	return false, &fullError{full}
 }
 
 // labels tells what is wrong with the labels of a series.

@@ -74,7 +74,11 @@ type decoder struct {
 	marks   []mark
 	skipped int
 
+	now1  []byte   // the raw labels of the series that is being decoded, in version 1
+	named []uint64 // in version 2 the references of its labels
+
 	raw     []byte
+	packed  []byte
 	labels  kemi.Labels
 	symbols [][]byte
 	hashes  []byte // 16 bytes for each symbol
@@ -110,7 +114,7 @@ func (t *Table) done(d *decoder) {
 	clear(d.marks)
 	*d = decoder{
 		buf: d.buf[:0], enrich: enrichment{byHost: d.enrich.byHost}, series: d.series[:0], ends: d.ends[:0], at: d.at[:0], values: d.values[:0],
-		starts: d.starts[:0], marks: d.marks[:0], raw: d.raw[:0], labels: d.labels[:0], symbols: d.symbols[:0], hashes: d.hashes[:0], key: d.key[:0], refs: d.refs[:0],
+		starts: d.starts[:0], marks: d.marks[:0], raw: d.raw[:0], packed: d.packed[:0], labels: d.labels[:0], symbols: d.symbols[:0], hashes: d.hashes[:0], key: d.key[:0], refs: d.refs[:0], named: d.named[:0],
 	}
 	t.scratch.Put(d)
 }
@@ -167,10 +171,13 @@ func (d *decoder) body(v2 bool, packed []byte, limit int64) error {
 
 // batch copies what was decoded to where it can stay.
 func (d *decoder) batch() *SeriesBatch {
-	b := &SeriesBatch{
-		Project: d.space.project, Series: slices.Clone(d.series), Ends: slices.Clone(d.ends), At: slices.Clone(d.at), Values: slices.Clone(d.values),
-		Skipped: d.skipped,
+	b, _ := batches.Get().(*SeriesBatch)
+	if b == nil {
+		b = &SeriesBatch{}
 	}
+	b.Project, b.Skipped, b.Complex = d.space.project, d.skipped, nil
+	b.Series, b.Ends = append(b.Series[:0], d.series...), append(b.Ends[:0], d.ends...)
+	b.At, b.Values = append(b.At[:0], d.at...), append(b.Values[:0], d.values...)
 	if c := &d.complex; len(c.Histograms)+len(c.Exemplars)+len(c.Metadata)+len(d.starts) > 0 {
 		b.Complex = &Complex{Histograms: c.Histograms, Exemplars: c.Exemplars, Metadata: c.Metadata}
 		if len(d.starts) > 0 {
@@ -250,9 +257,10 @@ func (d *decoder) seriesV1(m, field []byte) error {
 	rest := m
 	if d.prev != nil {
 		// What followed the last time is here again, most often: then its labels need not even be walked through.
-		if p := d.prev.next.Load(); p != nil && len(m) >= len(p.raw) && string(m[:len(p.raw)]) == string(p.raw) &&
-			(len(m) == len(p.raw) || m[len(p.raw)] != 1<<3|pbBytes) && (d.check == nil || p.valid.Load()) {
-			s, rest = p, m[len(p.raw):]
+		if p := d.prev.next.Load(); p != nil {
+			if n := int(p.size); len(m) >= n && (len(m) == n || m[n] != 1<<3|pbBytes) && d.good(p) && xxh3.Hash128(m[:n]) == p.key {
+				s, rest = p, m[n:]
+			}
 		}
 	}
 	if s == nil {
@@ -323,11 +331,16 @@ func (d *decoder) again() {
 	}
 }
 
+// good tells whether an entry can be taken as it is: its labels were checked by a receiver, or were taken by the log and are at hand.
+func (d *decoder) good(s *Series) bool {
+	return s.is(valid) || d.check == nil && s.HasLabels()
+}
+
 // find is the entry of raw label fields. An error says what is wrong with the labels.
 func (d *decoder) find(raw []byte) (*Series, error) {
 	k := xxh3.Hash128(raw)
 	s := d.space.find(k)
-	if s != nil && (d.check == nil || s.valid.Load()) {
+	if s != nil && d.good(s) {
 		return s, nil
 	}
 	var ok bool
@@ -355,10 +368,21 @@ func (d *decoder) unknown(k xxh3.Uint128, s *Series, raw []byte) (*Series, error
 				host = strings.Clone(l.Value)
 			}
 		}
+		taken := false
+		if d.check != nil {
+			var err error
+			if taken, err = d.room(host); err != nil {
+				return nil, err
+			}
+		}
 		s = d.space.remember(k, slices.Clone(raw), host, d.now)
+		if taken {
+			s.flags.Or(admitted)
+		}
 	}
+	s.give(raw)
 	if d.check != nil {
-		s.valid.Store(true)
+		s.flags.Or(valid)
 	}
 	return s, nil
 }

@@ -89,6 +89,7 @@ func (d *decoder) seriesV2(m, field []byte) error {
 		}
 	}
 	s, err := d.findRefs()
+	d.named = append(d.named[:0], d.refs...) // exemplars have references as well
 	if err != nil {
 		return d.refuseSeries(m, field, err)
 	}
@@ -111,12 +112,12 @@ func (d *decoder) findRefs() (*Series, error) {
 	k := xxh3.Hash128(d.key)
 	k.Hi ^= v2Key
 	if d.prev != nil {
-		if p := d.prev.next.Load(); p != nil && p.low2.Load() == k.Lo && p.high2.Load() == k.Hi && (d.check == nil || p.valid.Load()) {
+		if p := d.prev.next.Load(); p != nil && p.high2.Load() == k.Hi && d.good(p) {
 			return p, nil
 		}
 	}
 	s := d.space.find(k)
-	if s != nil && (d.check == nil || s.valid.Load()) {
+	if s != nil && d.good(s) {
 		return s, nil
 	}
 	if len(d.refs)%2 != 0 {
@@ -143,7 +144,6 @@ func (d *decoder) findRefs() (*Series, error) {
 	s, err := d.unknown(k1, d.space.find(k1), d.raw)
 	if err == nil && s.refs.Load() > 0 {
 		s = d.space.add(k, s)
-		s.low2.Store(k.Lo)
 		s.high2.Store(k.Hi)
 	}
 	return s, err
@@ -172,13 +172,13 @@ func (d *decoder) metadataV2(s *Series, m []byte) error {
 		return nil
 	}
 	if help >= uint64(len(d.symbols)) || unit >= uint64(len(d.symbols)) {
-		return kemi.Errorf(kemi.ErrInvalid, "metadata of series %s: references to help %d and unit %d: there are %d symbols", describe(s.Labels()), help, unit, len(d.symbols))
+		return kemi.Errorf(kemi.ErrInvalid, "metadata of series %s: references to help %d and unit %d: there are %d symbols", describe(d.labelsNow()), help, unit, len(d.symbols))
 	}
 	hash := hashOf64(kind, d.symbols[help], d.symbols[unit])
 	if s.meta.Load() == hash {
 		return nil
 	}
-	md := metadata(kind, s.Labels().Get(kemi.MetricName), d.symbols[help], d.symbols[unit])
+	md := metadata(kind, d.labelsNow().Get(kemi.MetricName), d.symbols[help], d.symbols[unit])
 	switch md.Type {
 	case "histogram", "gaugehistogram", "summary":
 		for _, suffix := range []string{"_bucket", "_count", "_sum"} {
@@ -233,13 +233,13 @@ func metadata(kind uint64, metric string, help, unit []byte) Metadata {
 		kind = 0
 	}
 	return Metadata{
-		Metric: metric, Type: metadataTypes[kind],
+		Metric: strings.Clone(metric), Type: metadataTypes[kind], // what metric is a part of may be used again
 		Help: strings.ToValidUTF8(string(help[:min(len(help), maxHelp)]), "\uFFFD"), Unit: strings.ToValidUTF8(string(unit[:min(len(unit), maxHelp)]), "\uFFFD"),
 	}
 }
 
 // exemplar decodes an exemplar; false if it is refused.
-func (d *decoder) exemplar(s *Series, m []byte, v2 bool) (bool, error) {
+func (d *decoder) exemplar(m []byte, v2 bool) (bool, error) {
 	e := Exemplar{Series: int32(len(d.series) - 1)}
 	var broken error
 	if !fields(m, func(number int, wire uint64, v []byte, u uint64) bool {
@@ -266,11 +266,11 @@ func (d *decoder) exemplar(s *Series, m []byte, v2 bool) (bool, error) {
 		return false, broken
 	}
 	if e.At != 0 && !d.inTime(int64(e.At)) {
-		return false, d.check.refuseTime(&d.check.refused.Exemplars, s, "exemplar", int64(e.At), e.Value)
+		return false, d.refuseTime(&d.check.refused.Exemplars, "exemplar", int64(e.At), e.Value)
 	}
 	if d.check != nil {
 		if err := d.check.exemplar(e.Labels); err != nil {
-			return false, d.check.refuse(&d.check.refused.Exemplars, "series %s: exemplar: %w", describe(s.Labels()), err)
+			return false, d.check.refuse(&d.check.refused.Exemplars, "series %s: exemplar: %w", describe(d.labelsNow()), err)
 		}
 	}
 	e.Labels = copyLabels(e.Labels).Normalize()

@@ -145,18 +145,37 @@ func (e *enrichment) setHeader(value string) error {
 	return nil
 }
 
-// apply is the entry for the labels of s with what this batch adds.
-func (e *enrichment) apply(s *Series) *Series {
+// apply is the entry for the labels of s with what this batch adds. raw is the raw labels of s, or nil if s has them itself.
+func (e *enrichment) apply(s *Series, raw []byte) *Series {
+	if added, other := e.wants(s); other {
+		return e.space.variant(s, added, raw)
+	}
+	return s
+}
+
+// wants is what this batch adds to s; other tells that it is not what s has.
+func (e *enrichment) wants(s *Series) (added *addition, other bool) {
 	if s.host == nil {
-		return s
+		return nil, false
 	}
 	if s.host != e.lastHost {
 		e.lastHost, e.lastAdded = s.host, e.of(s.host)
 	}
-	if s.added == e.lastAdded {
-		return s
+	return e.lastAdded, s.added != e.lastAdded
+}
+
+// labels are ls, which may stand in any order, as the store has them: sorted, with what this batch adds.
+func (e *enrichment) labels(ls kemi.Labels, host string) kemi.Labels {
+	ls = slices.Clone(ls).Normalize()
+	if host == "" || e.enricher == nil {
+		return ls
 	}
-	return e.space.variant(s, e.lastAdded)
+	for _, l := range e.enricher.Enrich(e.space.project, host) {
+		if !ls.Has(l.Name) {
+			ls = ls.With(l.Name, l.Value)
+		}
+	}
+	return ls
 }
 
 func (e *enrichment) of(h *host) *addition {

@@ -8,17 +8,17 @@ import (
 )
 
 // histogram decodes a native histogram; false if it is refused.
-func (d *decoder) histogram(s *Series, m []byte) (bool, error) {
+func (d *decoder) histogram(m []byte) (bool, error) {
 	h := Histogram{Series: int32(len(d.series) - 1)}
 	if !fields(m, func(number int, wire uint64, v []byte, u uint64) bool { return h.field(number, wire, v, u) }) {
 		return false, errBroken("histogram", d.offset(m))
 	}
 	if d.check != nil {
 		if !d.inTime(int64(h.At)) {
-			return false, d.check.refuseTime(&d.check.refused.Histograms, s, "histogram of sum", int64(h.At), h.Sum)
+			return false, d.refuseTime(&d.check.refused.Histograms, "histogram of sum", int64(h.At), h.Sum)
 		}
 		if err := h.validate(); err != nil {
-			return false, d.check.refuse(&d.check.refused.Histograms, "series %s: histogram at %s: %w", describe(s.Labels()), describeTime(int64(h.At)), err)
+			return false, d.check.refuse(&d.check.refused.Histograms, "series %s: histogram at %s: %w", describe(d.labelsNow()), describeTime(int64(h.At)), err)
 		}
 	}
 	d.complex.Histograms = append(d.complex.Histograms, h)

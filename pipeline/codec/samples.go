@@ -10,8 +10,22 @@ import (
 // samples decodes what stands after the labels of a series, in either version: the fields differ in their numbers only.
 func (d *decoder) samples(s *Series, m, rest, field []byte, v2 bool) error {
 	root := s
+	d.now1 = nil
+	if !v2 {
+		d.now1 = m[:len(m)-len(rest)]
+	}
 	if d.enrich.active {
-		s = d.enrich.apply(s)
+		if added, other := d.enrich.wants(s); other {
+			v := s.with(added)
+			if v == nil { // once for each series: only then are its labels needed
+				raw := d.now1
+				if v2 && !s.HasLabels() {
+					raw = appendRawLabels(nil, d.labelsNow())
+				}
+				v = d.space.variant(s, added, raw)
+			}
+			s = v
+		}
 	}
 	s.touch(d.now)
 	d.series = append(d.series, s)
@@ -61,11 +75,11 @@ func (d *decoder) samples(s *Series, m, rest, field []byte, v2 bool) error {
 		case 1:
 			return errScattered
 		case numbers.sample:
-			ok, err = d.sample(root, v)
+			ok, err = d.sample(v)
 		case numbers.histogram:
-			ok, err = d.histogram(root, v)
+			ok, err = d.histogram(v)
 		case numbers.exemplar:
-			ok, err = d.exemplar(root, v, v2)
+			ok, err = d.exemplar(v, v2)
 		case numbers.metadata:
 			err = d.metadataV2(root, v)
 		}
@@ -99,12 +113,25 @@ func (d *decoder) samples(s *Series, m, rest, field []byte, v2 bool) error {
 			d.check.cutField(d, field)
 		case v2:
 			d.check.cutField(d, field)
-			return d.check.refuse(&d.check.refused.Series, "series %s: neither a sample nor a histogram", describe(root.Labels()))
+			return d.check.refuse(&d.check.refused.Series, "series %s: neither a sample nor a histogram", describe(d.labelsNow()))
 		}
 		return nil
 	}
 	d.ends = append(d.ends, int32(len(d.at)))
 	return nil
+}
+
+// labelsNow are the labels of the series that is being decoded.
+func (d *decoder) labelsNow() kemi.Labels {
+	var ls kemi.Labels
+	if d.now1 != nil {
+		ls, _ = appendLabels(nil, d.now1)
+	} else {
+		for i := 0; i+1 < len(d.named); i += 2 {
+			ls = append(ls, kemi.Label{Name: text(d.symbols[d.named[i]]), Value: text(d.symbols[d.named[i+1]])})
+		}
+	}
+	return ls.Normalize()
 }
 
 // plainSample reads a sample as every sender writes it: a value, left out if it is 0, then a time of today in 6 bytes. n is 0 if
@@ -144,7 +171,7 @@ func (d *decoder) start(i int, start int64) {
 }
 
 // sample decodes a sample; false if it is refused.
-func (d *decoder) sample(s *Series, m []byte) (bool, error) {
+func (d *decoder) sample(m []byte) (bool, error) {
 	var value float64
 	var at, start int64
 	if !fields(m, func(number int, wire uint64, _ []byte, u uint64) bool {
@@ -163,7 +190,7 @@ func (d *decoder) sample(s *Series, m []byte) (bool, error) {
 		return false, errBroken("sample", d.offset(m))
 	}
 	if !d.inTime(at) {
-		return false, d.check.refuseTime(&d.check.refused.Samples, s, "sample", at, value)
+		return false, d.refuseTime(&d.check.refused.Samples, "sample", at, value)
 	}
 	d.at = append(d.at, kemi.Millis(at))
 	d.values = append(d.values, value)

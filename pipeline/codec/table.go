@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/zeebo/xxh3"
 
@@ -12,17 +13,19 @@ import (
 )
 
 const (
-	shardCount = 16
+	// shardCount is such that a shard that grows stops nobody for long. Sweeps look through a step of them at a time.
+	shardCount = 256
+	sweepSteps = 16
 	// restFor is how long an entry is kept that no batch mentions.
 	restFor = 2 * time.Hour
-	// sweepEvery is how often each shard is looked through for such entries.
+	// sweepEvery is how often each shard is looked through for such entries, unless there are very many projects.
 	sweepEvery = 10 * time.Minute
 	// touchEvery is how exact Series.LastUsed is: an entry is not written to with every sample.
 	touchEvery = 60
 	// maxTableBytes bounds what entries take. Series beyond it are not remembered: they work, at the price of parsing.
 	maxTableBytes = 1 << 30
 	// entryBytes is about what an entry takes beside its raw labels.
-	entryBytes = 240
+	entryBytes = 160
 )
 
 // Table finds the Series of raw label bytes. Projects are apart in it: an entry of one is never found by another. It may be used
@@ -41,7 +44,7 @@ type Table struct {
 	sweepMu   sync.Mutex
 	sweepAt   atomic.Int64 // Unix seconds of the next step
 	sweepAll  []*space     // what is left of this round
-	sweepNext int          // the next shard of sweepAll[0]
+	sweepNext int          // the next step of sweepAll[0]
 
 	scratch sync.Pool // *decoder
 }
@@ -95,7 +98,7 @@ func (t *Table) space(project string) *space {
 	return sp
 }
 
-func (sp *space) shard(k xxh3.Uint128) *shard { return &sp.shards[k.Hi>>60] }
+func (sp *space) shard(k xxh3.Uint128) *shard { return &sp.shards[k.Hi>>56] }
 
 // find is the entry of a key, or nil.
 func (sp *space) find(k xxh3.Uint128) *Series {
@@ -127,7 +130,7 @@ func (sp *space) add(k xxh3.Uint128, s *Series) *Series {
 	}
 	t := sp.table
 	if s.refs.Load() == 0 {
-		size := int64(len(s.raw) + entryBytes)
+		size := int64(s.size + entryBytes)
 		if t.bytes.Add(size) > t.maxBytes {
 			t.bytes.Add(-size)
 			return s
@@ -136,8 +139,8 @@ func (sp *space) add(k xxh3.Uint128, s *Series) *Series {
 	}
 	s.refs.Add(1)
 	p := sh.slots.Load()
-	if p == nil || 2*(sh.used+1) > len(*p) {
-		bigger := make([]slot, max(16, 4*sh.used))
+	if p == nil || 4*(sh.used+1) > 3*len(*p) {
+		bigger := make([]slot, max(16, 2*capOf(p)))
 		if p != nil {
 			for i := range *p {
 				if e := &(*p)[i]; e.low.Load() != 0 {
@@ -154,6 +157,13 @@ func (sp *space) add(k xxh3.Uint128, s *Series) *Series {
 	return s
 }
 
+func capOf(p *[]slot) int {
+	if p == nil {
+		return 0
+	}
+	return len(*p)
+}
+
 func put(slots []slot, low, high uint64, s *Series) {
 	for i := low >> 1; ; i++ {
 		e := &slots[i&uint64(len(slots)-1)]
@@ -165,12 +175,20 @@ func put(slots []slot, low, high uint64, s *Series) {
 	}
 }
 
-// variant is the entry with the raw labels of root and a as what is added.
-func (sp *space) variant(root *Series, a *addition) *Series {
+// with is the entry with the raw labels of root and a as what is added, if there is one.
+func (root *Series) with(a *addition) *Series {
 	for v := root; v != nil; v = v.other.Load() {
 		if v.added == a {
 			return v
 		}
+	}
+	return nil
+}
+
+// variant is the entry with the raw labels of root and a as what is added. raw is the raw labels, if the caller has them.
+func (sp *space) variant(root *Series, a *addition, raw []byte) *Series {
+	if v := root.with(a); v != nil {
+		return v
 	}
 	sh := &sp.shards[0]
 	sh.mu.Lock()
@@ -180,8 +198,14 @@ func (sp *space) variant(root *Series, a *addition) *Series {
 			return v
 		}
 	}
-	v := &Series{raw: root.raw, host: root.host, added: a}
-	v.LastUsed.Store(sp.table.now().Unix())
+	root.give(raw)
+	v := &Series{key: root.key, size: root.size, host: root.host, added: a}
+	v.raw.Store(root.raw.Load())
+	if root.Admitted() { // it is the variant that the store will make
+		v.flags.Or(admitted)
+	}
+	v.give(raw) // the store may have let go of the root's at this moment
+	v.LastUsed.Store(uint32(sp.table.now().Unix()))
 	v.other.Store(root.other.Load())
 	root.other.Store(v)
 	return v
@@ -189,11 +213,12 @@ func (sp *space) variant(root *Series, a *addition) *Series {
 
 // remember makes an entry for raw, which it keeps, and gives back the one that another has made meanwhile if there is one.
 func (sp *space) remember(k xxh3.Uint128, raw []byte, host string, now int64) *Series {
-	s := &Series{raw: raw}
+	s := &Series{key: xxh3.Hash128(raw), size: int32(len(raw))}
+	s.raw.Store(unsafe.SliceData(raw))
 	if host != "" {
 		s.host = sp.hostOf(host)
 	}
-	s.LastUsed.Store(now)
+	s.LastUsed.Store(uint32(now))
 	got := sp.add(k, s)
 	if s.host != nil && s.refs.Load() == 0 {
 		sp.dropHost(s.host)
@@ -203,12 +228,12 @@ func (sp *space) remember(k xxh3.Uint128, raw []byte, host string, now int64) *S
 
 // touch says that a batch mentions s.
 func (s *Series) touch(now int64) {
-	if now-s.LastUsed.Load() >= touchEvery {
-		s.LastUsed.Store(now)
+	if now-int64(s.LastUsed.Load()) >= touchEvery {
+		s.LastUsed.Store(uint32(now))
 	}
 }
 
-// sweep looks through one shard, if it is time. Every batch calls it, so that no goroutine needs to.
+// sweep looks through some shards, if it is time. Every batch calls it, so that no goroutine needs to.
 func (t *Table) sweep(now int64) {
 	due := t.sweepAt.Load()
 	if now < due || !t.sweepMu.TryLock() {
@@ -226,13 +251,15 @@ func (t *Table) sweep(now int64) {
 	if len(t.sweepAll) == 0 {
 		return
 	}
-	steps := int64(len(t.sweepAll)*shardCount - t.sweepNext)
+	steps := int64(len(t.sweepAll)*sweepSteps - t.sweepNext)
 	sp := t.sweepAll[0]
-	sp.sweepShard(&sp.shards[t.sweepNext], now)
-	if t.sweepNext++; t.sweepNext == shardCount {
+	for i := range shardCount / sweepSteps {
+		sp.sweepShard(&sp.shards[t.sweepNext*shardCount/sweepSteps+i], now)
+	}
+	if t.sweepNext++; t.sweepNext == sweepSteps {
 		t.sweepAll, t.sweepNext = slices.Delete(t.sweepAll, 0, 1), 0
 	}
-	t.sweepAt.Store(now + max(1, int64(sweepEvery/time.Second)/max(steps, shardCount)))
+	t.sweepAt.Store(now + max(1, int64(sweepEvery/time.Second)/max(steps, sweepSteps)))
 }
 
 // sweepShard forgets the entries of a shard that rest.
@@ -273,7 +300,7 @@ func (sp *space) sweepShard(sh *shard, now int64) {
 // rests tells whether neither s nor a variant of it was used since then.
 func (s *Series) rests(since int64) bool {
 	for v := s; v != nil; v = v.other.Load() {
-		if v.LastUsed.Load() > since {
+		if int64(v.LastUsed.Load()) > since {
 			return false
 		}
 	}
@@ -287,7 +314,7 @@ func (s *Series) dropResting(since int64) {
 	}
 	for v := s; v != nil; {
 		o := v.other.Load()
-		if o != nil && o.LastUsed.Load() <= since {
+		if o != nil && int64(o.LastUsed.Load()) <= since {
 			// A variant that is added at this moment may be lost: it is made again when it is next asked for.
 			v.other.CompareAndSwap(o, o.other.Load())
 			continue
@@ -303,7 +330,7 @@ func (sp *space) forget(s *Series) {
 		return
 	}
 	sp.table.series.Add(-1)
-	sp.table.bytes.Add(-int64(len(s.raw) + entryBytes))
+	sp.table.bytes.Add(-int64(s.size + entryBytes))
 	if s.host != nil {
 		sp.dropHost(s.host)
 	}
@@ -325,8 +352,9 @@ func (t *Table) BatchOf(project string, points []kemi.Points) *SeriesBatch {
 		if s == nil {
 			s = sp.remember(k, slices.Clone(raw), p.Labels.Get(HostLabel), now)
 		}
+		s.give(raw)
 		if e.active {
-			s = e.apply(s)
+			s = e.apply(s, raw)
 		}
 		s.touch(now)
 		b.Series = append(b.Series, s)

@@ -142,10 +142,10 @@ func TestTableFull(t *testing.T) {
 				t.Fatalf("%d: %s", i, got)
 			}
 		}
-		if n, size := table.Len(); size > 5000 || n == 0 || n > 20 {
+		if n, size := table.Len(); size > 5000 || n == 0 || n > 32 {
 			t.Fatalf("%d series, %d bytes", n, size)
 		}
-		if n := len(table.space("p").hosts); n > 20 {
+		if n := len(table.space("p").hosts); n > 32 {
 			t.Fatalf("%d hosts", n)
 		}
 	}
@@ -398,4 +398,29 @@ func TestTableConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestMetadataOutlivesItsBody decodes one body after another: the memory of the first is used again, and its metadata stay what they were.
+func TestMetadataOutlivesItsBody(t *testing.T) {
+	table := NewTable(nil, time.Now)
+	var first *SeriesBatch
+	for i := range 20 {
+		var e Encoder
+		name := fmt.Sprintf("metric_%02d_total", i)
+		e.Describe(Metadata{Metric: name, Type: "counter", Help: fmt.Sprint("Help of ", i), Unit: fmt.Sprint("unit", i)})
+		e.Add(kemi.LabelsOf(kemi.MetricName, name), []kemi.Millis{1000}, []float64{1})
+		in, err := table.Receive("p", true, e.Encode(), buildLimits())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = in.Batch
+		}
+		if len(in.Batch.Complex.Metadata) != 1 {
+			t.Fatalf("body %d: metadata %v", i, in.Batch.Complex.Metadata)
+		}
+	}
+	if got, want := first.Complex.Metadata[0], (Metadata{Metric: "metric_00_total", Type: "counter", Help: "Help of 0", Unit: "unit0"}); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 }

@@ -122,6 +122,36 @@ func varintLen(n int) int {
 
 // appendLabels appends the labels of raw label fields as they stand there, sharing their bytes.
 func appendLabels(ls kemi.Labels, raw []byte) (kemi.Labels, bool) {
+	for len(raw) > 0 {
+		name, value, n := plainLabel(raw)
+		if n == 0 {
+			return appendAnyLabels(ls, raw)
+		}
+		ls = append(ls, kemi.Label{Name: text(name), Value: text(value)})
+		raw = raw[n:]
+	}
+	return ls, true
+}
+
+// plainLabel reads a label as every sender writes it: less than 128 bytes, its name and then its value. n is 0 if it is not like that.
+func plainLabel(b []byte) (name, value []byte, n int) {
+	if len(b) < 4 || b[0] != 1<<3|pbBytes || b[1] >= 0x80 || b[2] != 1<<3|pbBytes {
+		return nil, nil, 0
+	}
+	n = 2 + int(b[1])
+	if n > len(b) || n < 6 {
+		return nil, nil, 0
+	}
+	b = b[:n]
+	v := 4 + int(b[3]) // where the value's tag is; a length of two bytes points beyond the end
+	if v+2 > n || b[v] != 2<<3|pbBytes || v+2+int(b[v+1]) != n {
+		return nil, nil, 0
+	}
+	return b[4:v:v], b[v+2 : n : n], n
+}
+
+// appendAnyLabels is appendLabels of what is well-formed in any way.
+func appendAnyLabels(ls kemi.Labels, raw []byte) (kemi.Labels, bool) {
 	ok := fields(raw, func(number int, wire uint64, v []byte, _ uint64) bool {
 		if number != 1 {
 			return true
