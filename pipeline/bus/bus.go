@@ -16,6 +16,7 @@ const (
 	Metrics = "metrics" // remote-write bodies, see pipeline/codec
 	Logs    = "logs"    // OpenTelemetry logs, see pipeline/codec
 	Events  = "events"  // CloudEvents JSON, see pipeline/codec
+	Jobs    = "jobs"    // work that any of several processes may take: SNMP polls, see collectors/snmp
 )
 
 // Header is a name and a value that travel with a record, as in Kafka.
@@ -34,7 +35,8 @@ type Record struct {
 
 	// Local is the decoded form of Value, if the publisher has it at hand. A back-end in this process hands it to
 	// readers that are close behind, so that they need not decode again; it is nil whenever the record comes from disk or
-	// from elsewhere. Neither side may change it after Publish.
+	// from elsewhere. Neither side may change it after Publish. If it has a method Recycle, that is called once nobody needs it any more, which may
+	// be before Publish returns: the publisher must not look at it afterwards.
 	Local any
 }
 

@@ -52,7 +52,7 @@ type Retention struct {
 // DefaultConfig is the configuration of a log that nobody has configured, but for Dir.
 func DefaultConfig() Config {
 	return Config{
-		Topics:       map[string]int{bus.Metrics: 1, bus.Logs: 1, bus.Events: 1},
+		Topics:       map[string]int{bus.Metrics: 1, bus.Logs: 1, bus.Events: 1, bus.Jobs: 1},
 		SegmentBytes: 128 << 20,
 		Retention: Retention{
 			RetentionBytes:     10 << 30,

@@ -28,6 +28,9 @@ type cursor struct {
 	file *os.File
 	pos  int64
 
+	frames []*frame    // what the last batch was made of, if all of it was in memory and handed out
+	first  *bus.Record // of that batch
+
 	lent  part // what the last batch was made of, if all of it was read from disk and handed out
 	spare part // memory that the caller has given back
 }
@@ -74,11 +77,21 @@ func (c *cursor) read() (bus.Batch, error) {
 	if len(c.lent.records) != n {
 		c.lent = part{}
 	}
+	if c.first != &b.Records[0] || len(c.rest) > 0 {
+		c.frames, c.first = nil, nil
+	}
 	return b, nil
 }
 
 // recycle takes back the memory of the last batch.
 func (c *cursor) recycle(b bus.Batch) {
+	if len(b.Records) > 0 && c.first == &b.Records[0] {
+		for _, f := range c.frames {
+			f.drop()
+		}
+		c.frames, c.first = c.frames[:0], nil
+		return
+	}
 	if len(b.Records) > 0 && len(b.Records) == len(c.lent.records) && &b.Records[0] == &c.lent.records[0] && cap(c.lent.buf) <= readBytes {
 		c.spare, c.lent = c.lent, part{}
 	}
@@ -88,9 +101,13 @@ func (c *cursor) recycle(b bus.Batch) {
 func (c *cursor) readTail() error {
 	tail := c.p.tail
 	i := sort.Search(len(tail), func(i int) bool { return tail[i].h.next() > c.offset })
-	var frames []*frame
+	frames := c.frames[:0]
+	if c.first != nil {
+		frames = nil // not given back
+	}
 	var bytes, count int
 	for ; i < len(tail) && (bytes == 0 || bytes+len(tail[i].buf) <= readBytes); i++ {
+		tail[i].users.Add(1)
 		frames = append(frames, tail[i])
 		bytes += len(tail[i].buf)
 		count += int(tail[i].h.count)
@@ -116,6 +133,10 @@ func (c *cursor) readTail() error {
 		}
 	}
 	c.rest, c.lent, c.spare = records, part{}, part{}
+	c.frames, c.first = frames, nil
+	if len(records) > 0 {
+		c.first = &records[0]
+	}
 	return nil
 }
 

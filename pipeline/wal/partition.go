@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -18,10 +19,28 @@ import (
 type frame struct {
 	buf    []byte // header and records
 	h      frameHeader
-	locals []any // of the records, or nil
-	charge int64 // what it costs to keep it in the tail
-	kept   bool  // it is, or was, in the tail: readers may have its bytes
+	locals []any        // of the records, or nil
+	charge int64        // what it costs to keep it in the tail
+	users  atomic.Int32 // who has its bytes: the publisher, the tail, readers that have not given them back
+	home   *sync.Pool
 	done   chan error
+}
+
+// drop is what a user says who needs the frame no more. The last one sends it, and the decoded forms, to where they are used again.
+func (f *frame) drop() {
+	if f.users.Add(-1) > 0 {
+		return
+	}
+	for i, l := range f.locals {
+		if r, ok := l.(interface{ Recycle() }); ok {
+			r.Recycle()
+		}
+		f.locals[i] = nil
+	}
+	f.locals = nil
+	if cap(f.buf) <= 1<<20 {
+		f.home.Put(f)
+	}
 }
 
 // partition is a chain of segments with one writer. The writer goroutine alone writes files; what readers need to know
@@ -207,6 +226,7 @@ func (p *partition) trimTail(slowest int64) {
 func (p *partition) dropTail(n int) {
 	for _, f := range p.tail[:n] {
 		p.tailBytes -= f.charge
+		f.drop()
 	}
 	rest := copy(p.tail, p.tail[n:])
 	clear(p.tail[rest:])

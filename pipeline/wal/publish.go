@@ -93,6 +93,7 @@ func (w *WAL) publish(ctx context.Context, t *topic, to []*partition, parts [][]
 			return w.gaveUp(t, i > 0, err)
 		}
 		f := w.frames.Get().(*frame)
+		f.home = &w.frames
 		f.encode(parts[i], sizes[i])
 		if err := p.enqueue(f); err != nil {
 			w.pending.Release(sizes[i].bytes)
@@ -114,10 +115,7 @@ func (w *WAL) publish(ctx context.Context, t *topic, to []*partition, parts [][]
 			for j := range parts[i] {
 				parts[i][j].Partition, parts[i][j].Offset = to[i].id, f.h.first+int64(j)
 			}
-			if !f.kept && cap(f.buf) <= 1<<20 {
-				f.locals = nil
-				w.frames.Put(f)
-			}
+			f.drop()
 		case <-ctx.Done():
 			return w.gaveUp(t, true, ctx.Err())
 		}
@@ -159,7 +157,8 @@ func (f *frame) encode(records []bus.Record, size frameSize) {
 		f.buf = make([]byte, size.bytes)
 	}
 	f.h = frameHeader{count: uint32(len(records)), newest: size.newest}
-	f.kept, f.locals, f.charge = false, nil, size.bytes
+	f.locals, f.charge = nil, size.bytes
+	f.users.Store(1)
 	b := f.buf[:frameHeaderLen]
 	for i := range records {
 		r := &records[i]

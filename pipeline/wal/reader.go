@@ -123,7 +123,8 @@ func (r *reader) poll() (bus.Batch, bool, error) {
 }
 
 // Recycle gives the batch that Next returned last back: its records and their bytes become the next batch, and must not
-// be used any more. A caller that need not keep them halves the cost of reading from disk with it; nobody has to call it.
+// be used any more, nor what is Local in them: that is told by its method Recycle, if it has one, once the publisher and all readers are done with
+// it. A caller that need not keep them halves the cost of reading from disk with it; nobody has to call it.
 func (r *reader) Recycle(b bus.Batch) {
 	if b.Partition < 0 || int(b.Partition) >= len(r.cursors) {
 		return

@@ -191,7 +191,7 @@ func (p *partition) show(s *segment, group []*frame) {
 		records += float64(f.h.count)
 		// Nobody reads, or the readers are far behind: whoever comes later finds it on disk.
 		if len(p.cursors) > 0 && f.charge <= p.cfg.TailBytes {
-			f.kept = true
+			f.users.Add(1)
 			p.tail = append(p.tail, f)
 			p.tailBytes += f.charge
 		} else {
