@@ -17,8 +17,8 @@ import (
 	"kemi/pipeline/store"
 )
 
-// OpenSeries opens a store in a folder, where another may have been before.
-type OpenSeries func(tb testing.TB, dir string) store.SeriesStore
+// OpenSeries opens a store in a folder, where another may have been before. now is its clock.
+type OpenSeries func(tb testing.TB, dir string, now func() time.Time) store.SeriesStore
 
 // Series is what every store.SeriesStore has to do.
 func Series(t *testing.T, open OpenSeries) {
@@ -42,17 +42,24 @@ func Series(t *testing.T, open OpenSeries) {
 		{"Concurrent", seriesConcurrent},
 		{"Cancel", seriesCancel},
 		{"Random", seriesRandom},
+		{"Reduce", seriesReduce},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			s := &seriesStore{T: t, open: open, dir: t.TempDir(), table: newSeriesTable(), project: "default"}
-			s.SeriesStore = open(t, s.dir)
-			t.Cleanup(func() { s.close() })
-			c.run(t, s)
-		})
+		t.Run(c.name, func(t *testing.T) { seriesCase(t, open, c.run) })
 	}
 }
 
-func newSeriesTable() *codec.Table { return codec.NewTable(nil, time.Now) }
+// SeriesRandom is the random one of these cases alone, which replays what a crash has taken.
+func SeriesRandom(t *testing.T, open OpenSeries) { seriesCase(t, open, seriesRandom) }
+
+func seriesCase(t *testing.T, open OpenSeries, run func(*testing.T, *seriesStore)) {
+	t.Helper()
+	seed := Seed(t)
+	s := &seriesStore{T: t, open: open, dir: t.TempDir(), seed: seed, now: Clock(seed), project: "default"}
+	s.table = codec.NewTable(nil, s.now)
+	s.SeriesStore = open(t, s.dir, s.now)
+	t.Cleanup(func() { s.close() })
+	run(t, s)
+}
 
 // seriesStore is a store under test with what the cases need.
 type seriesStore struct {
@@ -60,9 +67,18 @@ type seriesStore struct {
 	*testing.T
 	open    OpenSeries
 	dir     string
+	seed    uint64
+	now     func() time.Time
 	table   *codec.Table
 	project string
 	next    int64
+	log     []logged // what was put at each position: the log of record
+}
+
+// logged is what was put at a position.
+type logged struct {
+	project string
+	points  []kemi.Points
 }
 
 func (s *seriesStore) id() kemi.Identity {
@@ -82,6 +98,7 @@ func (s *seriesStore) close() {
 func (s *seriesStore) put(ps ...kemi.Points) {
 	s.Helper()
 	s.next++
+	s.log = append(s.log, logged{s.project, ps})
 	s.putAt(s.next, ps...)
 }
 
@@ -96,17 +113,27 @@ func (s *seriesStore) putAt(next int64, ps ...kemi.Points) {
 func (s *seriesStore) reopen() {
 	s.Helper()
 	s.close()
-	s.SeriesStore = s.open(s.T, s.dir)
+	s.SeriesStore = s.open(s.T, s.dir, s.now)
 }
 
-// crash opens what kill -9 at this moment would leave: what was written, flushed or not by Close.
+// crash opens what kill -9 at this moment would leave, flushed or not by Close, and replays what the store does not have yet.
 func (s *seriesStore) crash() {
 	s.Helper()
 	to := s.TempDir()
 	copyTree(s.T, s.dir, to)
 	s.close()
 	s.dir = to
-	s.SeriesStore = s.open(s.T, to)
+	s.SeriesStore = s.open(s.T, to, s.now)
+	project := s.project
+	from := s.Positions()[0]
+	if from > s.next {
+		s.Fatalf("positions say %d, only %d were appended", from, s.next)
+	}
+	for ; from < s.next; from++ {
+		s.project = s.log[from].project
+		s.putAt(from+1, s.log[from].points...)
+	}
+	s.project = project
 }
 
 func copyTree(t *testing.T, from, to string) {
@@ -189,4 +216,4 @@ func named(name string, pairs ...string) kemi.Labels {
 }
 
 // base is a time not long ago, on a round second.
-func base() float64 { return float64(time.Now().Add(-20*time.Minute).Unix()) * 1000 }
+func (s *seriesStore) base() float64 { return float64(s.now().Add(-20*time.Minute).Unix()) * 1000 }

@@ -24,8 +24,8 @@ func BenchSeries(b *testing.B, open OpenSeries) {
 			"rack", strconv.Itoa(i/100%40), "os", "linux", "arch", "amd64", "env", "prod", "team", "team-"+strconv.Itoa(i%7), "job", "agent", "instance", host+":9100")
 	}
 	b.Run("Append", func(b *testing.B) {
-		h := &seriesBench{b: b, table: newSeriesTable(), rnd: rand.New(rand.NewPCG(1, 2))}
-		h.store = open(b, b.TempDir())
+		h := &seriesBench{b: b, table: codec.NewTable(nil, time.Now), rnd: rand.New(rand.NewPCG(1, 2))}
+		h.store = open(b, b.TempDir(), time.Now)
 		defer h.store.Close()
 		at := time.Now().Add(-2 * time.Hour).UnixMilli()
 		h.batches(labels, perBatch)
@@ -44,8 +44,8 @@ func BenchSeries(b *testing.B, open OpenSeries) {
 		b.ReportMetric(perSeries, "B/series")
 	})
 	b.Run("Late", func(b *testing.B) {
-		h := &seriesBench{b: b, table: newSeriesTable(), rnd: rand.New(rand.NewPCG(1, 2))}
-		h.store = open(b, b.TempDir())
+		h := &seriesBench{b: b, table: codec.NewTable(nil, time.Now), rnd: rand.New(rand.NewPCG(1, 2))}
+		h.store = open(b, b.TempDir(), time.Now)
 		defer h.store.Close()
 		h.batches(labels[:10_000], perBatch)
 		at := time.Now().Add(-2 * time.Hour).UnixMilli()
@@ -59,8 +59,8 @@ func BenchSeries(b *testing.B, open OpenSeries) {
 		b.ReportMetric(float64(spent.Nanoseconds())/float64(samples), "ns/sample")
 	})
 	b.Run("Select", func(b *testing.B) {
-		h := &seriesBench{b: b, table: newSeriesTable(), rnd: rand.New(rand.NewPCG(1, 2))}
-		h.store = open(b, b.TempDir())
+		h := &seriesBench{b: b, table: codec.NewTable(nil, time.Now), rnd: rand.New(rand.NewPCG(1, 2))}
+		h.store = open(b, b.TempDir(), time.Now)
 		defer h.store.Close()
 		at := time.Now().Add(-12 * time.Hour).UnixMilli()
 		var one []kemi.Labels

@@ -6,14 +6,13 @@ import (
 	"math"
 	"slices"
 	"testing"
-	"time"
 
 	"kemi"
 	"kemi/pipeline/store"
 )
 
 func seriesAppendAndSelect(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	load, up := named("data.load.avg_5m", "host", "dkos-marathon"), named("up", "instance", "a:1", "서비스", "결제")
 	s.put(points(load, b, 1, b+1000, 2), points(up, b+500, 1))
 	s.expect([]kemi.Points{points(load, b, 1, b+1000, 2), points(up, b+500, 1)}, always)
@@ -38,7 +37,7 @@ func seriesAppendAndSelect(t *testing.T, s *seriesStore) {
 }
 
 func seriesRanges(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	m := named("m")
 	s.put(points(m, b, 1, b+10, 2, b+20, 3))
 	for _, c := range []struct {
@@ -60,7 +59,7 @@ func seriesRanges(t *testing.T, s *seriesStore) {
 }
 
 func seriesLate(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	m, o := named("m"), named("o")
 	s.put(points(m, b+10, 10), points(o, b+100, 1))
 	s.put(points(m, b+5, 5))
@@ -80,7 +79,7 @@ func seriesLate(t *testing.T, s *seriesStore) {
 }
 
 func seriesDuplicates(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	m, o := named("m"), named("o")
 	batch := []kemi.Points{points(m, b, 1, b+1, 2, b+2, 3), points(o, b, 7)}
 	for range 3 {
@@ -101,7 +100,7 @@ func seriesDuplicates(t *testing.T, s *seriesStore) {
 }
 
 func seriesConflicts(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	m := named("m")
 	s.put(points(m, b, 1, b+10, 2))
 	s.put(points(m, b+10, 99)) // the newest
@@ -121,7 +120,7 @@ func seriesConflicts(t *testing.T, s *seriesStore) {
 }
 
 func seriesValues(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	stale := math.Float64frombits(0x7ff0000000000002)
 	m := named("m")
 	s.put(points(m, b, math.NaN(), b+1, math.Inf(1), b+2, math.Inf(-1), b+3, math.Copysign(0, -1), b+4, math.MaxFloat64, b+5, math.SmallestNonzeroFloat64,
@@ -137,7 +136,7 @@ func seriesValues(t *testing.T, s *seriesStore) {
 
 func seriesYearsApart(t *testing.T, s *seriesStore) {
 	const old = 1515917973043
-	now := float64(time.Now().Unix()) * 1000
+	now := float64(s.now().Unix()) * 1000
 	m, o := named("m"), named("o")
 	s.put(points(m, old, 1))
 	s.put(points(m, now, 2), points(o, now, 3))
@@ -152,7 +151,7 @@ func seriesYearsApart(t *testing.T, s *seriesStore) {
 }
 
 func seriesProjects(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	m := named("m", "host", "h1")
 	s.put(points(m, b, 1))
 	s.project = "other"
@@ -215,7 +214,7 @@ func seriesProjects(t *testing.T, s *seriesStore) {
 }
 
 func seriesMatchers(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	all := []kemi.Points{
 		points(named("cpu", "host", "a", "mode", "idle"), b, 1),
 		points(named("cpu", "host", "b", "mode", "user"), b, 2),
@@ -275,7 +274,7 @@ func seriesMatchers(t *testing.T, s *seriesStore) {
 }
 
 func seriesLabelQueries(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	s.put(points(named("cpu", "host", "b", "mode", "idle"), b, 1), points(named("cpu", "host", "a"), b, 1), points(named("mem", "host", "c"), b+60e3, 1),
 		points(named("up", "서비스", "결제"), b, 1))
 	cpu := store.Selector{{Name: kemi.MetricName, Value: "cpu"}}
@@ -313,7 +312,7 @@ func seriesLabelQueries(t *testing.T, s *seriesStore) {
 }
 
 func seriesOrder(t *testing.T, s *seriesStore) {
-	b := base()
+	b := s.base()
 	// Names around those that a store may use itself, and one label set that is the beginning of another.
 	sets := []kemi.Labels{
 		named("m"), named("m", "A", "1"), named("m", "A", "1", "__z__", "2"), named("m", "__org__", "1"), named("m", "__project__", "p"),

@@ -3,7 +3,6 @@ package storetest
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -15,32 +14,21 @@ import (
 
 // seriesRandom does random things to a store and to a model of one, a map, and compares. KEMI_TEST_SEED repeats a run.
 func seriesRandom(t *testing.T, s *seriesStore) {
-	seed := uint64(time.Now().UnixNano())
-	if v, err := strconv.ParseUint(os.Getenv("KEMI_TEST_SEED"), 10, 64); err == nil {
-		seed = v
-	}
-	t.Logf("KEMI_TEST_SEED=%d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 1))
+	rnd := rand.New(rand.NewPCG(s.seed, 1))
 	m := &seriesModel{data: map[string]map[string]*modelSeries{}}
-	now := kemi.Millis(time.Now().Add(-time.Hour).UnixMilli())
+	steps := Steps(150)
+	now := kemi.Millis(s.now().Add(-max(time.Hour, time.Duration(steps)*20*time.Second)).UnixMilli()) // it never gets beyond the clock
 	projects := []string{"default", "other"}
-	type logged struct {
-		project string
-		points  []kemi.Points
-	}
-	var log []logged
-	for step := range 150 {
+	for step := range steps {
 		switch n := rnd.IntN(100); {
 		case n < 70:
 			now += kemi.Millis(rnd.IntN(20000))
 			s.project = projects[rnd.IntN(len(projects))]
 			ps := m.batch(rnd, now)
-			log = append(log, logged{s.project, ps})
 			m.append(s.project, ps)
 			s.put(ps...)
-		case n < 74 && len(log) > 0: // an older batch comes again under a new position
-			l := log[rnd.IntN(len(log))]
-			log = append(log, l)
+		case n < 74 && len(s.log) > 0: // an older batch comes again under a new position
+			l := s.log[rnd.IntN(len(s.log))]
 			m.append(l.project, l.points)
 			s.project = l.project
 			s.put(l.points...)
@@ -48,10 +36,6 @@ func seriesRandom(t *testing.T, s *seriesStore) {
 			s.reopen()
 		case n < 79:
 			s.crash()
-			for i := s.Positions()[0]; i < int64(len(log)); i++ {
-				s.project = log[i].project
-				s.putAt(i+1, log[i].points...)
-			}
 		case n < 81:
 			if err := s.Sync(t.Context()); err != nil {
 				t.Fatal(err)
@@ -70,6 +54,7 @@ func seriesRandom(t *testing.T, s *seriesStore) {
 			if got, want := s.get(r, sel...), m.get(s.project, r, sel); !equalPoints(got, want) {
 				t.Fatalf("step %d: select %v in %v of %s:\n got %v\nwant %v", step, sel, r, s.project, shorten(got), shorten(want))
 			}
+			s.checkDown(rnd, r, sel, func(r kemi.Range) []kemi.Points { return m.get(s.project, r, sel) })
 		}
 	}
 }
