@@ -26,29 +26,34 @@ import (
 // Apply puts the records of a batch into a store. It returns only after they can be queried.
 type Apply func(ctx context.Context, b bus.Batch) error
 
-// Options are what a Follower works with. All are needed.
+// Options are what a Follower works with. All but Ready and Recycle are needed.
 type Options struct {
 	Bus       bus.Bus
 	Topic     string
 	Group     string
 	Positions func() bus.Positions // of the store: where a crash at this moment would have to begin again
 	Apply     Apply
+	Ready     func(ctx context.Context) error // waits until the store takes records; publishers do not wait for it
+	Recycle   bool                            // Apply keeps nothing of a batch: its memory can be used again
 	Log       *slog.Logger
 	Registry  prometheus.Registerer
 }
 
 // Follower follows one topic.
 type Follower struct {
-	o        Options
-	skipped  prometheus.Counter
-	retries  prometheus.Counter
-	lastAsOf prometheus.Gauge
-	outrun   prometheus.Counter
-	live     atomic.Bool // what there was at the start has been applied
+	o         Options
+	skipped   prometheus.Counter
+	retries   prometheus.Counter
+	lastAsOf  prometheus.Gauge
+	outrun    prometheus.Counter
+	live      atomic.Bool // what there was at the start has been applied
+	lived     chan struct{}
+	following atomic.Bool // the store is there
 
 	mu       sync.Mutex
 	applied  bus.Positions
 	target   bus.Positions // what there was at the start: until it is applied, answers are incomplete
+	missing  int64         // records that neither the store nor the log had at the start
 	asOf     kemi.Millis
 	progress chan struct{} // closed and replaced whenever applied grows
 }
@@ -57,7 +62,7 @@ type Follower struct {
 func New(o Options) *Follower {
 	labels := prometheus.Labels{"topic": o.Topic, "group": o.Group}
 	f := &Follower{
-		o: o, applied: bus.Positions{}, progress: make(chan struct{}),
+		o: o, applied: bus.Positions{}, progress: make(chan struct{}), lived: make(chan struct{}),
 		skipped:  prometheus.NewCounter(prometheus.CounterOpts{Name: "kemi_speed_skipped_records_total", Help: "Records that retention deleted before they were read.", ConstLabels: labels}),
 		retries:  prometheus.NewCounter(prometheus.CounterOpts{Name: "kemi_speed_retries_total", Help: "Batches tried again because a store was unavailable.", ConstLabels: labels}),
 		lastAsOf: prometheus.NewGauge(prometheus.GaugeOpts{Name: "kemi_speed_as_of_seconds", Help: "When the newest record that can be queried was published.", ConstLabels: labels}),
@@ -72,17 +77,28 @@ const commitEvery = 10 * time.Second
 
 // Run follows until ctx ends or the bus is closed.
 func (f *Follower) Run(ctx context.Context) error {
-	from := f.o.Positions()
-	target, err := bus.Latest(ctx, f.o.Bus, f.o.Topic)
+	if f.o.Ready != nil {
+		if err := f.o.Ready(ctx); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("follow %s: %w", f.o.Topic, err)
+		}
+	}
+	f.following.Store(true)
+	spans, err := f.o.Bus.Spans(ctx, f.o.Topic)
 	if err != nil {
 		return fmt.Errorf("follow %s: %w", f.o.Topic, err)
 	}
-	f.start(from, target)
+	from := f.start(f.o.Positions(), spans)
 	r, err := f.o.Bus.Subscribe(ctx, f.o.Topic, f.o.Group, from)
 	if err != nil {
 		return fmt.Errorf("follow %s: %w", f.o.Topic, err)
 	}
 	defer r.Close()
+	if err := r.Commit(ctx, from); err != nil && ctx.Err() == nil { // a store that was lost needs again what the group had done with
+		f.o.Log.Warn("position not committed; retention may delete what is to be replayed", "topic", f.o.Topic, "err", err)
+	}
+	recycler, _ := r.(interface{ Recycle(b bus.Batch) })
 	lastCommit := time.Now()
 	for {
 		b, err := r.Next(ctx)
@@ -100,6 +116,9 @@ func (f *Follower) Run(ctx context.Context) error {
 			return err
 		}
 		f.advance(b)
+		if recycler != nil && f.o.Recycle {
+			recycler.Recycle(b)
+		}
 		if time.Since(lastCommit) >= commitEvery {
 			lastCommit = time.Now()
 			if err := r.Commit(ctx, f.o.Positions()); err != nil && ctx.Err() == nil {
@@ -129,15 +148,35 @@ func (f *Follower) apply(ctx context.Context, b bus.Batch) error {
 	}
 }
 
-func (f *Follower) start(from, target bus.Positions) {
+// start says where to begin: where the store stands, and where it knows nothing of a partition at the oldest record. The group's position says nothing
+// of a store that has lost its data. Of what the log has no more it says how much there was.
+func (f *Follower) start(store bus.Positions, spans map[int32]bus.Span) (from bus.Positions) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for p, next := range from {
-		f.applied[p] = next
+	from, f.target = bus.Positions{}, bus.Positions{}
+	for p, span := range spans {
+		from[p], f.target[p] = max(store[p], span.First), span.Next
+		f.applied[p] = from[p]
+		f.missing += from[p] - store[p]
+		if from[p] > store[p] {
+			f.o.Log.Error("the store wants records that the log has no more", "topic", f.o.Topic, "partition", p, "from", store[p], "kept_from", span.First)
+		}
 	}
-	f.target = target
-	f.live.Store(f.behindLocked() == 0)
+	f.skipped.Add(float64(f.missing))
+	f.liveIfLocked()
+	return from
 }
+
+// liveIfLocked notes that what there was at the start has been applied, if it has.
+func (f *Follower) liveIfLocked() {
+	if !f.live.Load() && f.behindLocked() == 0 {
+		f.live.Store(true)
+		close(f.lived)
+	}
+}
+
+// Live is closed once all is applied that the log had at the start.
+func (f *Follower) Live() <-chan struct{} { return f.lived }
 
 // behindLocked is how many of the records that there were at the start are still to be applied.
 func (f *Follower) behindLocked() (left int64) {
@@ -147,7 +186,22 @@ func (f *Follower) behindLocked() (left int64) {
 	return left
 }
 
-func (f *Follower) caughtUp() bool { return f.live.Load() }
+// nearBy is how many records a follower may be behind for publishers to wait for it all the same.
+const nearBy = 1000
+
+// caughtUp tells whether publishers should wait for their records to be applied. One that is not told so before Run looks for the end of the
+// log finds its record before that end: it counts for Live.
+func (f *Follower) caughtUp() bool {
+	if f.live.Load() {
+		return true
+	}
+	if !f.following.Load() {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.behindLocked() <= nearBy
+}
 
 func (f *Follower) advance(b bus.Batch) {
 	asOf := b.Records[len(b.Records)-1].At
@@ -156,15 +210,22 @@ func (f *Follower) advance(b bus.Batch) {
 	defer f.mu.Unlock()
 	f.applied[b.Partition] = b.Next()
 	f.asOf = max(f.asOf, asOf)
-	if !f.live.Load() {
-		f.live.Store(f.behindLocked() == 0)
-	}
+	f.liveIfLocked()
 	close(f.progress)
 	f.progress = make(chan struct{})
 }
 
-// Freshness says how near the store is to the log.
+// Freshness says how near the store is to the log, and whether something is missing that is older than what the log keeps.
 func (f *Follower) Freshness() store.Freshness {
+	fresh := f.Replayed()
+	if fresh.Complete && f.missing > 0 { // which does not change any more
+		return store.Freshness{AsOf: fresh.AsOf, Reason: fmt.Sprintf("%d older records of %s are missing: at the start neither the store nor the log had them, unless they had been settled", f.missing, f.o.Topic)}
+	}
+	return fresh
+}
+
+// Replayed says how near the store is to the log.
+func (f *Follower) Replayed() store.Freshness {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.target == nil {
@@ -193,6 +254,23 @@ func (f *Follower) WaitApplied(ctx context.Context, partition int32, offset int6
 	}
 }
 
+// WaitCaughtUp waits until all that the topic has at this moment can be queried.
+func (f *Follower) WaitCaughtUp(ctx context.Context) error {
+	latest, err := bus.Latest(ctx, f.o.Bus, f.o.Topic)
+	if err != nil {
+		return err
+	}
+	for partition, next := range latest {
+		if next == 0 {
+			continue
+		}
+		if err := f.WaitApplied(ctx, partition, next-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Series is the Apply of a series store. Records that cannot be decoded were checked when they came in, so they are a defect: they
 // are logged and left out, and the log keeps them.
 func Series(table *codec.Table, s store.SeriesStore, log *slog.Logger) Apply {
@@ -204,7 +282,17 @@ func Series(table *codec.Table, s store.SeriesStore, log *slog.Logger) Apply {
 				log.Error("record left out", "topic", bus.Metrics, "partition", r.Partition, "offset", r.Offset, "err", err)
 				continue
 			}
-			if err := s.Append(ctx, batch, store.Position{Partition: r.Partition, Next: r.Offset + 1}); err != nil {
+			at := store.Position{Partition: r.Partition, Next: r.Offset + 1}
+			err = s.Append(ctx, batch, at)
+			for tries := 0; errors.Is(err, codec.ErrLabelsWanted) && tries < 3; tries++ {
+				// Decoded from the bytes it has the labels that the store had let go of.
+				again := *r
+				again.Local = nil
+				if batch, err = table.Decode(&again); err == nil {
+					err = s.Append(ctx, batch, at)
+				}
+			}
+			if err != nil {
 				return err
 			}
 		}

@@ -119,6 +119,65 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
+// TestLostStore: a store that has lost its data gets again all that the log has, whatever the group has committed, and answers say how much the log
+// has no more.
+func TestLostStore(t *testing.T) {
+	for _, trimmed := range []bool{false, true} {
+		c := wal.DefaultConfig()
+		c.Dir = t.TempDir()
+		if trimmed {
+			c.SegmentBytes, c.RetentionBytes, c.RetentionHardBytes = 4<<10, 16<<10, 64<<10
+		}
+		w, err := wal.Open(c, wal.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		var texts []string
+		for i := range 100 {
+			texts = append(texts, fmt.Sprintf("%d-%s", i, strings.Repeat("x", 2000)))
+		}
+		publish(t, w, texts...)
+		r, err := w.Subscribe(t.Context(), bus.Logs, "test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Commit(t.Context(), bus.Positions{0: 100}); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Close()
+		first := func() int64 {
+			spans, err := w.Spans(t.Context(), bus.Logs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return spans[0].First
+		}
+		if trimmed {
+			publish(t, w, "100", "101")
+			texts = append(texts, "100", "101")
+			eventually(t, "the log is trimmed", func() bool { return first() > 0 })
+		}
+		s := &sink{at: bus.Positions{}, hold: make(chan struct{})}
+		f, stop := follow(t, w, s)
+		eventually(t, "it says what is left", func() bool { return strings.Contains(f.Freshness().Reason, "replay under way") })
+		s.set(func() { close(s.hold); s.hold = nil })
+		eventually(t, "replayed", func() bool { return f.Replayed().Complete })
+		got := s.all()
+		var kept int // the first that was applied: the log may have gone on trimming until the follower came to it
+		if _, err := fmt.Sscanf(got, "%d", &kept); err != nil || trimmed == (kept == 0) || got != strings.Join(texts[kept:], " ") {
+			t.Errorf("trimmed %v: applied %d bytes of the %d records from %d on (%v)", trimmed, len(got), len(texts), kept, err)
+		}
+		fresh := f.Freshness()
+		if want := fmt.Sprintf("%d older records of logs are missing", kept); fresh.Complete == trimmed || trimmed && !strings.HasPrefix(fresh.Reason, want) {
+			t.Errorf("trimmed %v: %+v, want %s", trimmed, fresh, want)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestReplay: what came while nobody followed is applied first, from where the store stands; until then the answers are incomplete.
 func TestReplay(t *testing.T) {
 	w := openLog(t)

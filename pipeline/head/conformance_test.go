@@ -1,0 +1,24 @@
+package head
+
+import (
+	"testing"
+	"time"
+
+	"kemi/pipeline/store"
+	"kemi/pipeline/storetest"
+)
+
+func openTest(tb testing.TB, dir string, now func() time.Time) store.SeriesStore {
+	cfg := DefaultConfig()
+	cfg.Dir = dir
+	cfg.Checkpoint = time.Hour // only when it is asked for: the suite copies the folder
+	db, err := Open(cfg, Options{Now: now})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return db
+}
+
+func TestConformance(t *testing.T) { storetest.Series(t, openTest) }
+
+func BenchmarkSeries(b *testing.B) { storetest.BenchSeries(b, openTest) }
