@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -30,7 +31,7 @@ import (
 // Sink is a server. What it returns nil for is durable there. A batch that is sent again has the same name and must count once.
 //
 // The kind of an error says what follows: ErrUnavailable, ErrLimited and ErrUnauthorized are tried again, when kemi.RetryDelay says or with
-// growing waits; ErrInvalid, ErrTooLarge, ErrDenied, ErrNotFound and ErrConflict drop the batch; one without a kind is tried again for some time.
+// growing waits; ErrInvalid, ErrTooLarge, ErrDenied, ErrNotFound and ErrConflict drop the batch; one without a kind is tried again for some time. Partial says that the batch is done.
 type Sink interface {
 	// Metrics takes a remote write 2.0 request, packed with snappy.
 	Metrics(ctx context.Context, body []byte, batch string) error
@@ -48,6 +49,9 @@ type Options struct {
 	Registerer prometheus.Registerer // nil: none
 	Now        func() time.Time
 	Version    string
+	// Collect, if set, collects more, until ctx ends. It hands over remote write 2.0 requests, which are spooled before spool returns; it may do
+	// so concurrently, and use the bytes again.
+	Collect func(ctx context.Context, spool func(body []byte)) error
 }
 
 // Agent collects and ships. New, Run, once each.
@@ -71,6 +75,7 @@ type Agent struct {
 	allowed       sync.Once
 	stats         stats
 	registerer    prometheus.Registerer
+	collect       func(ctx context.Context, spool func(body []byte)) error
 }
 
 // linger is how long a log line waits for others to share its batch.
@@ -82,7 +87,7 @@ func New(o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	a := &Agent{
-		cfg: o.Config, sink: o.Sink, log: o.Log, now: o.Now, version: o.Version, name: o.Config.Hostname, registerer: o.Registerer,
+		cfg: o.Config, sink: o.Sink, log: o.Log, now: o.Now, version: o.Version, name: o.Config.Hostname, registerer: o.Registerer, collect: o.Collect,
 		tailOut: make(chan []tail.Entry), journalOut: make(chan []journal.Entry), registered: make(chan struct{}),
 	}
 	if a.name == "" {
@@ -228,6 +233,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.ship(ctx, a.logs, "logs", a.sink.Logs) })
 	if a.host != nil {
 		g.Go(func() error { return a.measure(ctx) })
+	}
+	if a.collect != nil {
+		g.Go(func() error { return a.collect(ctx, func(body []byte) { a.spoolMetrics(bytes.Clone(body)) }) })
 	}
 	g.Go(func() error { return a.gather(ctx) })
 	if len(a.cfg.Logs) > 0 {

@@ -80,22 +80,21 @@ func DefaultConfig() Config {
 	}
 }
 
-// LoadConfig reads a file over the defaults; an unknown key is an error with its line. An empty name means no file.
-func LoadConfig(name string) (Config, error) {
-	c := DefaultConfig()
+// LoadConfig reads a file over into, which is a *Config or has one inline; an unknown key is an error with its line. An empty name means no file.
+func LoadConfig(name string, into any) error {
 	if name == "" {
-		return c, nil
+		return nil
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return c, kemi.Errorf(kemi.ErrInvalid, "configuration: %w", err)
+		return kemi.Errorf(kemi.ErrInvalid, "configuration: %w", err)
 	}
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
-	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return c, kemi.Errorf(kemi.ErrInvalid, "configuration %s: %w", name, err)
+	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return kemi.Errorf(kemi.ErrInvalid, "configuration %s: %w", name, err)
 	}
-	return c, nil
+	return nil
 }
 
 const (

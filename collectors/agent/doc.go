@@ -7,5 +7,7 @@
 // While the server is away the spool grows up to its limit. Then the oldest metrics are dropped and counted, and logs are not read
 // any further: their files are the buffer. When the server is back everything goes out in order.
 //
+// Options.Collect lets others hand over metrics: what scrapes targets has dependencies that this package does not want.
+//
 // The agent knows the server by the Sink interface only: over HTTP, or in the same process.
 package agent

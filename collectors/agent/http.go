@@ -100,7 +100,7 @@ func (s *HTTPSink) Metrics(ctx context.Context, body []byte, batch string) error
 		"X-Prometheus-Remote-Write-Version": {"2.0.0"}, "X-Kemi-Batch": {batch},
 	}
 	_, err := s.do(ctx, http.MethodPost, "/api/v1/write", h, body)
-	return err
+	return err // new series without room are a partialError
 }
 
 // Logs is Sink's. Records that the server left out are a partialError.
@@ -186,7 +186,11 @@ func (s *HTTPSink) once(ctx context.Context, method, path string, h http.Header,
 	if err != nil {
 		return nil, kemi.Errorf(kemi.ErrUnavailable, "%s %s: %w", method, path, err)
 	}
-	return nil, statusError(res, fmt.Sprintf("%s %s: %s: %.500s", method, path, res.Status, strings.TrimSpace(string(answer))))
+	message := fmt.Sprintf("%s %s: %s: %.500s", method, path, res.Status, strings.TrimSpace(string(answer)))
+	if n, err := strconv.ParseInt(res.Header.Get("X-Kemi-Series-Over-Limit"), 10, 64); err == nil && n > 0 {
+		return nil, Partial(n, message)
+	}
+	return nil, statusError(res, message)
 }
 
 // statusError is what an answer other than 2xx means.
@@ -230,13 +234,15 @@ func retryAfter(v, date string) (time.Duration, bool) {
 	return max(0, at.Sub(now)), true
 }
 
-// partialError says that a batch was taken, but for some of its records.
+// Partial is a Sink's error that says that a batch was taken, but for so many log records, or new series that there was no room for.
+func Partial(left int64, message string) error { return &partialError{left, message} }
+
 type partialError struct {
 	records int64
 	message string
 }
 
-func (e *partialError) Error() string { return fmt.Sprintf("%d records: %s", e.records, e.message) }
+func (e *partialError) Error() string { return fmt.Sprintf("%d left out: %s", e.records, e.message) }
 
 // partial reads the partial_success of an ExportLogsServiceResponse.
 func partial(answer []byte) error {

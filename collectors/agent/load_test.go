@@ -11,63 +11,50 @@ import (
 	"time"
 )
 
-// TestLoad measures what an agent costs in a process of its own: a machine with 1 000 series, 100 lines a second, the server over HTTP.
+// BenchmarkAgent measures what an agent costs in a process of its own: a machine with 1 000 series, 100 lines a second, the server over HTTP.
 //
-//	KEMI_AGENT_LOAD=20s go test -run TestLoad -v ./collectors/agent
+//	go test -run '^$' -bench Agent -benchtime 2000x ./collectors/agent
 //
-// The budget is 1 % of a core and 50 MB. Without the variable it runs for a few seconds and holds memory only to it.
-func TestLoad(t *testing.T) {
-	span := 3 * time.Second
-	long := os.Getenv("KEMI_AGENT_LOAD")
-	if long != "" {
-		var err error
-		if span, err = time.ParseDuration(long); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := newServer(t)
+// A round is one line, thus 10 ms; the budget is 1 % of a core and 50 MB.
+func BenchmarkAgent(b *testing.B) {
+	s := newServer(b)
 	s.Start()
-	dir := t.TempDir()
+	dir := b.TempDir()
 	log, machine := dir+"/app.log", dir+"/machine"
-	largeMachine(t, machine)
-	put(t, log, "")
+	largeMachine(b, machine)
+	put(b, log, "")
 	configFile := dir + "/agent.yaml"
-	put(t, configFile, fmt.Sprintf("server: %s\nhostname: h\njournal: false\nhost: {proc: %s/proc, sys: %s/sys}\nlogs: [{paths: [%s]}]\nspool: {dir: %s/spool}\n", s.URL, machine, machine, log, dir))
-	cmd := child(t, configFile)
+	put(b, configFile, fmt.Sprintf("server: %s\nhostname: h\njournal: false\nhost: {proc: %s/proc, sys: %s/sys}\nlogs: [{paths: [%s]}]\nspool: {dir: %s/spool}\n", s.URL, machine, machine, log, dir))
+	cmd := child(b, configFile)
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	series := 0
-	waitFor(t, "two measurements", func() bool {
+	waitFor(b, "two measurements", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		series = len(s.last)
 		return s.samples["data.load.avg_1m"] >= 2
 	})
-	began, used := time.Now(), cpuOf(t, cmd.Process.Pid)
-	n := 0
+	if series < 1000 {
+		b.Fatalf("%d series are too few for the measurement", series)
+	}
+	began, used := time.Now(), cpuOf(b, cmd.Process.Pid)
+	b.ResetTimer()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for time.Since(began) < span {
+	for n := 0; n < b.N; {
 		<-tick.C
-		for ; n < int(time.Since(began)/(10*time.Millisecond)); n++ {
-			put(t, log, fmt.Sprintf("2026-05-01T12:00:00.%09d INFO [worker-%d] request %d of user %d took %d ms path=/api/v2/orders status=200\n", n, n%8, n, n*7919%10000, n%300))
+		for due := min(b.N, int(time.Since(began)/(10*time.Millisecond))); n < due; n++ {
+			put(b, log, fmt.Sprintf("2026-05-01T12:00:00.%09d INFO [worker-%d] request %d of user %d took %d ms path=/api/v2/orders status=200\n", n, n%8, n, n*7919%10000, n%300))
 		}
 	}
-	waitFor(t, "all lines", func() bool { return len(s.lines()) >= n })
+	waitFor(b, "all lines", func() bool { return len(s.lines()) >= b.N })
 	wall := time.Since(began)
-	used = cpuOf(t, cmd.Process.Pid) - used
-	resident := status(t, cmd.Process.Pid, "VmRSS:")
-	peak := status(t, cmd.Process.Pid, "VmHWM:")
-	t.Logf("%d series, %d lines in %s: %.2f %% of a core, %.1f MB resident, %.1f MB at most, of these %.1f MB the program file",
-		series, n, wall.Round(time.Millisecond), 100*used.Seconds()/wall.Seconds(), resident/1e6, peak/1e6, status(t, cmd.Process.Pid, "RssFile:")/1e6)
-	if series < 1000 {
-		t.Errorf("%d series are too few for the measurement", series)
-	}
-	if peak > 50e6 {
-		t.Errorf("the agent has had %.1f MB", peak/1e6)
-	}
-	if long != "" && used.Seconds() > 0.01*wall.Seconds() {
-		t.Errorf("the agent took %s of processor time in %s", used, wall)
-	}
+	used = cpuOf(b, cmd.Process.Pid) - used
+	b.ReportMetric(float64(series), "series")
+	b.ReportMetric(100*used.Seconds()/wall.Seconds(), "%core")
+	b.ReportMetric(status(b, cmd.Process.Pid, "VmRSS:")/1e6, "MB-resident")
+	b.ReportMetric(status(b, cmd.Process.Pid, "VmHWM:")/1e6, "MB-peak")
+	b.ReportMetric(status(b, cmd.Process.Pid, "RssFile:")/1e6, "MB-program")
 }
 
 func cpuOf(t testing.TB, pid int) time.Duration {

@@ -35,11 +35,7 @@ func (a *Agent) measure(ctx context.Context) error {
 		}
 		a.stats.samples.Add(int64(len(samples)))
 		a.stats.series.Store(int64(len(samples)))
-		body := enc.Encode()
-		if err := a.metrics.append(body, nil); err != nil {
-			a.stats.complain(a.log, a.now(), "cannot spool metrics: they are held in memory", err)
-			a.metrics.hold(body)
-		}
+		a.spoolMetrics(enc.Encode())
 		a.stats.collectNanos.Store(int64(a.now().Sub(began)))
 	}
 	once(0)
@@ -60,6 +56,14 @@ func (a *Agent) measure(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// spoolMetrics spools a request. The bytes are the queue's from then on.
+func (a *Agent) spoolMetrics(body []byte) {
+	if err := a.metrics.append(body, nil); err != nil {
+		a.stats.complain(a.log, a.now(), "cannot spool metrics: they are held in memory", err)
+		a.metrics.hold(body)
 	}
 }
 

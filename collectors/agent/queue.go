@@ -44,7 +44,7 @@ type queueOptions struct {
 	sync       func(*os.File) error // for tests that let the disk fail
 }
 
-// queue is batches on disk in order, from append until done. append is for one goroutine and next and done for one other.
+// queue is batches on disk in order, from append until done. append and hold may be called concurrently; next and done are for one goroutine.
 type queue struct {
 	o      queueOptions
 	segMax int64

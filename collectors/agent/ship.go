@@ -98,9 +98,14 @@ func (a *Agent) deliver(ctx context.Context, q *queue, b batch, kind string, sen
 			return true
 		}
 		var part *partialError
-		if errors.As(err, &part) { // it is done, but for some records
-			a.stats.refusedRecords.Add(part.records)
-			a.stats.complain(a.log, a.now(), "the server left out log records", err)
+		// It is done, but for some log records, or new series. To wait for room for those would keep everything else waiting.
+		if errors.As(err, &part) {
+			if kind == "logs" {
+				a.stats.refusedRecords.Add(part.records)
+			} else {
+				a.stats.refusedSeries.Add(part.records)
+			}
+			a.stats.complain(a.log, a.now(), "the server left out some "+kind, err)
 			a.stats.sent.Add(1)
 			q.done(b)
 			return true

@@ -18,6 +18,7 @@ type stats struct {
 	samples, series, collectNanos atomic.Int64
 	sent, sendErrors              atomic.Int64
 	refused, refusedRecords       atomic.Int64
+	refusedSeries                 atomic.Int64
 
 	mu         sync.Mutex
 	complained map[string]time.Time
@@ -100,6 +101,7 @@ var (
 	descErrors     = desc("send_errors_total", "Attempts to send a batch that failed.")
 	descRefused    = desc("refused_batches_total", "Batches that the server refused for good: they were dropped.")
 	descRefusedLog = desc("refused_log_records_total", "Log records that the server left out of batches it took.")
+	descRefusedNew = desc("refused_series_total", "New series that the server had no room for in batches it took, each time.")
 	descDropped    = desc("spool_dropped_batches_total", "Batches dropped because the spool was full.", "kind")
 	descCorrupt    = desc("spool_damaged_total", "Places in the spool that could not be read back.", "kind")
 	descFailed     = desc("spool_write_errors_total", "Failed writes to the spool.", "kind")
@@ -109,7 +111,7 @@ var (
 
 // Describe is prometheus.Collector's.
 func (a *Agent) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSamples, descLines, descBytes, descFiles, descTruncated, descSent, descErrors, descRefused, descRefusedLog,
+	for _, d := range []*prometheus.Desc{descSamples, descLines, descBytes, descFiles, descTruncated, descSent, descErrors, descRefused, descRefusedLog, descRefusedNew,
 		descDropped, descCorrupt, descFailed, descWaiting, descSize} {
 		ch <- d
 	}
@@ -136,6 +138,7 @@ func (a *Agent) Collect(ch chan<- prometheus.Metric) {
 	counter(descErrors, a.stats.sendErrors.Load())
 	counter(descRefused, a.stats.refused.Load())
 	counter(descRefusedLog, a.stats.refusedRecords.Load())
+	counter(descRefusedNew, a.stats.refusedSeries.Load())
 	for kind, q := range map[string]*queue{"metrics": a.metrics, "logs": a.logs} {
 		counter(descDropped, q.dropped.Load(), kind)
 		counter(descCorrupt, q.corrupt.Load(), kind)

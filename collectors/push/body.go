@@ -227,6 +227,18 @@ func (b *body) swap(other *body) {
 // errUnsupportedMedia is answered with 415.
 var errUnsupportedMedia = errors.New("unsupported media type")
 
+func unsupportedMedia(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errUnsupportedMedia}, args...)...)
+}
+
+// statusOf is kemi.HTTPStatus with the one status that has no kind.
+func statusOf(err error) int {
+	if errors.Is(err, errUnsupportedMedia) {
+		return http.StatusUnsupportedMediaType
+	}
+	return kemi.HTTPStatus(err)
+}
+
 // writeError is kemi.WriteError with the one status that has no kind.
 func writeError(w http.ResponseWriter, d kemi.Dialect, err error) {
 	if errors.Is(err, errUnsupportedMedia) {

@@ -21,6 +21,9 @@ type Config struct {
 	MaxLabels          int `yaml:"maxLabels"`
 	MaxLabelNameBytes  int `yaml:"maxLabelNameBytes"`
 	MaxLabelValueBytes int `yaml:"maxLabelValueBytes"`
+	// AllowSpecialChars are characters that names in OpenTSDB's put may have beside letters, digits and -_./ (OpenTSDB's key is
+	// tsd.core.tag.allow_specialchars). Senders that write to more than a TSD have the colon of host:port among their values.
+	AllowSpecialChars string `yaml:"allowSpecialChars"`
 	// MaxLineBytes is how long the body of a log record may be, and all its attributes together; MaxAttributes how many it may have.
 	MaxLineBytes  int `yaml:"maxLineBytes"`
 	MaxAttributes int `yaml:"maxAttributes"`
@@ -33,7 +36,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		MaxBodyBytes: 32 << 20, MaxDecodedBytes: 64 << 20, MemoryBytes: 256 << 20, QueueWait: time.Second,
-		MaxLabels: 64, MaxLabelNameBytes: 1 << 10, MaxLabelValueBytes: 16 << 10,
+		MaxLabels: 64, MaxLabelNameBytes: 1 << 10, MaxLabelValueBytes: 16 << 10, AllowSpecialChars: ":",
 		MaxLineBytes: 1 << 20, MaxAttributes: 512,
 		MaxPast: 10 * 365 * 24 * time.Hour, MaxFuture: 24 * time.Hour,
 	}

@@ -284,3 +284,6 @@ func (j *jsonReader) text(depth int) (string, error) {
 	}
 	return v, err
 }
+
+// isNull tells whether the next value is null.
+func (j *jsonReader) isNull() bool { return j.peek() == 'n' }

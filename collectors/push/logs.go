@@ -2,7 +2,6 @@ package push
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -29,15 +28,15 @@ func (p *Push) logRoutes() []kemi.Route {
 	return routes
 }
 
-// WriteLogs checks, enriches and publishes log records of the identity's project. It returns when they are durable. batch is the sender's name
+// WriteLogs checks, enriches and publishes log records of the identity's project; protocol is what they are counted under. It returns when they are durable. batch is the sender's name
 // for them, or "": records written again under it are the same ones. Records that break a limit are left out: then the
 // error is ErrInvalid and says which, and the others are durable. Any other error is as of bus.Publish. The records may not be
 // changed afterwards.
-func (p *Push) WriteLogs(ctx context.Context, id kemi.Identity, records []kemi.LogRecord, batch string) error {
+func (p *Push) WriteLogs(ctx context.Context, id kemi.Identity, protocol string, records []kemi.LogRecord, batch string) error {
 	if !id.Can(kemi.LogsWrite) {
 		return kemi.Errorf(kemi.ErrDenied, "write logs: %s may not", id.Subject)
 	}
-	in := p.newIntake("local")
+	in := p.newIntake(protocol)
 	for i := range records {
 		if err := in.add(records[i]); err != nil {
 			in.refuse(fmt.Sprintf("record %d", i), err)
@@ -344,10 +343,6 @@ func (p *Push) answered(protocol string, code int) {
 
 // fail tells err to the sender.
 func (p *Push) fail(w http.ResponseWriter, d kemi.Dialect, protocol string, err error) {
-	code := kemi.HTTPStatus(err)
-	if errors.Is(err, errUnsupportedMedia) {
-		code = http.StatusUnsupportedMediaType
-	}
-	p.answered(protocol, code)
+	p.answered(protocol, statusOf(err))
 	writeError(w, d, err)
 }

@@ -367,7 +367,7 @@ func TestAcknowledgement(t *testing.T) {
 			t.Errorf("%s: %d %v %s", path, w.Code, w.Header(), w.Body)
 		}
 	}
-	if err := p.push.WriteLogs(t.Context(), writer, []kemi.LogRecord{{At: kemi.NanosOf(now), Body: "x"}}, ""); !errors.Is(err, kemi.ErrUnavailable) {
+	if err := p.push.WriteLogs(t.Context(), writer, "local", []kemi.LogRecord{{At: kemi.NanosOf(now), Body: "x"}}, ""); !errors.Is(err, kemi.ErrUnavailable) {
 		t.Errorf("WriteLogs: %v", err)
 	}
 	b.err = nil
@@ -422,7 +422,7 @@ func TestEnrichAndWriteLogs(t *testing.T) {
 	at := kemi.NanosOf(now)
 	stream := kemi.LabelsOf("host", "h1")
 	in := []kemi.LogRecord{{At: at, Stream: stream, Body: "level=warn a"}, {At: 0, Body: "no time"}, {At: at, Stream: stream, Body: "b", Severity: 21}, {At: at, Stream: kemi.Labels{{Name: "x\xff", Value: "y"}}}}
-	err := p.push.WriteLogs(t.Context(), writer, in, "w")
+	err := p.push.WriteLogs(t.Context(), writer, "local", in, "w")
 	if !errors.Is(err, kemi.ErrInvalid) || !strings.Contains(err.Error(), "2 of 4 log records were refused: record 1: time 0 ns") || !strings.Contains(err.Error(), "record 3: ") {
 		t.Errorf("WriteLogs: %v", err)
 	}
@@ -430,10 +430,10 @@ func TestEnrichAndWriteLogs(t *testing.T) {
 	if len(stream) != 1 {
 		t.Error("the caller's labels were changed")
 	}
-	if err := p.push.WriteLogs(t.Context(), kemi.Identity{Project: "shop"}, in, ""); !errors.Is(err, kemi.ErrDenied) {
+	if err := p.push.WriteLogs(t.Context(), kemi.Identity{Project: "shop"}, "local", in, ""); !errors.Is(err, kemi.ErrDenied) {
 		t.Errorf("without permission: %v", err)
 	}
-	if err := p.push.WriteLogs(t.Context(), writer, nil, ""); err != nil {
+	if err := p.push.WriteLogs(t.Context(), writer, "local", nil, ""); err != nil {
 		t.Errorf("nothing: %v", err)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"kemi"
@@ -24,39 +24,47 @@ type put struct {
 	oldest, newest int64
 	details        bool
 	text           string // the body, which datapoint refers to
-	encoder        *codec.Encoder
+	out            *Request
+	ctx            context.Context //nolint:containedctx // of the request
 
 	good, failed int
 	first        string     // what is wrong with the first that failed
 	errors       []putError // with details only
 	point        datapoint
 	labels       kemi.Labels
-	at           [1]kemi.Millis
-	value        [1]float64
+	key          []byte
 }
 
 // datapoint is a point as it was sent.
 type datapoint struct {
-	metric, timestamp, value string
-	tags                     kemi.Labels
-	wrong                    string // what is wrong already
+	metric, timestamp, value     string
+	tags                         kemi.Labels
+	hasMetric, hasValue, hasTags bool   // it was there, and not null
+	nullTag                      string // a tag whose value is null
+	hasNull                      bool
+	null                         bool   // there is no point at all
+	wrong                        string // what is wrong already
 }
 
 // putError is an entry of errors in the answer to ?details.
 type putError struct {
-	Datapoint struct {
-		Metric    string            `json:"metric,omitempty"`
-		Timestamp any               `json:"timestamp,omitempty"`
-		Value     string            `json:"value,omitempty"`
-		Tags      map[string]string `json:"tags,omitempty"`
-	} `json:"datapoint"`
-	Error string `json:"error"`
+	Datapoint *toldPoint `json:"datapoint"`
+	Error     string     `json:"error"`
+}
+
+// toldPoint repeats a point; what was null or not there is left out, but for the time.
+type toldPoint struct {
+	Metric    *string             `json:"metric,omitempty"`
+	Timestamp any                 `json:"timestamp"`
+	Value     *string             `json:"value,omitempty"`
+	Tags      *map[string]*string `json:"tags,omitempty"`
 }
 
 // maxDetails is how many errors ?details tells.
 const maxDetails = 10_000
 
-var putEncoders = sync.Pool{New: func() any { return &codec.Encoder{V1: true} }}
+// putSeed keeps what this protocol calls series apart from what others do.
+const putSeed = 0x5be0_cd19_137e_2179
 
 // putOptions are the parameters of a put. They have no value, or any: that they are there is enough, as with OpenTSDB.
 type putOptions struct {
@@ -70,6 +78,9 @@ func putOptionsOf(r *http.Request) (putOptions, error) {
 		return o, nil
 	}
 	q := r.URL.Query()
+	if v := q.Get("serializer"); v != "" && v != "json" {
+		return o, &putRefusal{message: "Requested serializer was not found", details: "Could not find a serializer with the name: " + clip(v, maxTold)}
+	}
 	o.details, o.summary, o.sync = q.Has("details"), q.Has("summary"), q.Has("sync")
 	if v := q.Get("sync_timeout"); v != "" {
 		ms, err := strconv.Atoi(v)
@@ -89,6 +100,15 @@ func (p *Push) servePut(w http.ResponseWriter, r *http.Request, id kemi.Identity
 	var t *put
 	if err == nil {
 		t, err = p.put(w, r, id, o)
+	}
+	if told := new(putRefusal); errors.As(err, &told) {
+		p.answered(protocolPut, http.StatusBadRequest)
+		refusal := map[string]any{"code": http.StatusBadRequest, "message": told.message}
+		if told.details != "" {
+			refusal["details"] = told.details
+		}
+		kemi.WriteJSON(w, http.StatusBadRequest, map[string]any{"error": refusal})
+		return
 	}
 	if err != nil {
 		p.fail(w, kemi.DialectOpenTSDB, protocolPut, err)
@@ -141,28 +161,23 @@ func (p *Push) put(w http.ResponseWriter, r *http.Request, id kemi.Identity, o p
 	if err := b.take(int64(len(b.bytes()))); err != nil {
 		return nil, err
 	}
+	out, err := p.Begin(id, protocolPut, batch, sourceOf(r, id))
+	if err != nil {
+		return nil, err
+	}
+	defer out.End()
 	l := p.limits()
-	t := &put{p: p, details: o.details, text: string(b.bytes()), encoder: putEncoders.Get().(*codec.Encoder), oldest: int64(l.Oldest), newest: int64(l.Newest)}
-	defer putEncoders.Put(t.encoder)
-	defer t.encoder.Reset()
+	t := &put{p: p, details: o.details, text: string(b.bytes()), out: out, ctx: r.Context(), oldest: int64(l.Oldest), newest: int64(l.Newest)}
 	if err := t.parse(); err != nil {
 		return nil, err
 	}
 	if t.failed > 0 {
 		p.m.refused.WithLabelValues(protocolPut, "samples").Add(float64(t.failed))
 	}
-	if t.good == 0 {
-		return t, nil
-	}
-	done, err := p.writeMetrics(r.Context(), id, protocolPut, false, t.encoder.Encode(), batch, sourceOf(r, id))
-	if err != nil && !done.Refused.Any() {
+	if err := out.Flush(r.Context()); err != nil {
 		return nil, err
 	}
-	if refused := t.good - done.Samples; refused > 0 {
-		// Only what parse lets through and the table does not would come here.
-		t.good, t.failed = done.Samples, t.failed+refused
-		t.fail(err.Error(), 0)
-	}
+	done := out.Written()
 	if !o.sync || !done.Published {
 		return t, nil
 	}
@@ -192,21 +207,36 @@ func (t *put) parse() error {
 		err = t.read(j)
 	default:
 		if len(strings.TrimSpace(t.text)) == 0 {
-			return kemi.Errorf(kemi.ErrInvalid, "Missing request content")
+			return &putRefusal{message: "Missing request content", details: "expected a point or an array of them"}
 		}
-		err = j.errorf("expected a point or an array of them")
+		return &putRefusal{message: "The JSON must start as an object or an array", details: j.errorf("expected a point or an array of them").Error()}
 	}
 	if err == nil && j.more() {
 		err = j.errorf("expected nothing more")
 	}
+	if down, ok := errors.AsType[*downError](err); ok {
+		return down.error
+	}
 	if err != nil {
-		return kemi.Errorf(kemi.ErrInvalid, "Unable to parse the given JSON: %w", err)
+		return &putRefusal{message: "Unable to parse the given JSON", details: err.Error()}
 	}
 	if t.good+t.failed == 0 {
-		return kemi.Errorf(kemi.ErrInvalid, "No datapoints found in content")
+		return &putRefusal{message: "No datapoints found in content"}
 	}
 	return nil
 }
+
+// putRefusal is why a whole put is refused: OpenTSDB's words, and ours.
+type putRefusal struct{ message, details string }
+
+func (e *putRefusal) Error() string {
+	if e.details == "" {
+		return e.message
+	}
+	return e.message + ": " + e.details
+}
+
+func (e *putRefusal) Unwrap() error { return kemi.ErrInvalid }
 
 // read reads one point and takes it if it is good.
 func (t *put) read(j *jsonReader) error {
@@ -217,16 +247,23 @@ func (t *put) read(j *jsonReader) error {
 		if err != nil {
 			return err
 		}
-		t.fail("A point must be an object, not "+quote(v), 1)
+		d.null = true
+		if v == "null" {
+			t.fail("Unexpected null datapoint encountered in set.", 1)
+		} else {
+			t.fail("A point must be an object, not "+quote(v), 1)
+		}
 		return nil
 	}
 	err := j.object(func(name string) (err error) {
 		switch name {
 		case "metric":
+			d.hasMetric = !j.isNull()
 			d.metric, err = t.scalar(j, "Metric")
 		case "timestamp":
 			d.timestamp, err = t.scalar(j, "Timestamp")
 		case "value":
+			d.hasValue = !j.isNull()
 			d.value, err = t.readValue(j)
 		case "tags":
 			err = t.readTags(j)
@@ -239,7 +276,9 @@ func (t *put) read(j *jsonReader) error {
 		return err
 	}
 	if d.wrong == "" {
-		d.wrong = t.take()
+		if d.wrong, err = t.take(); err != nil {
+			return &downError{err}
+		}
 	}
 	if d.wrong != "" {
 		t.fail(d.wrong, 1)
@@ -279,7 +318,11 @@ func (t *put) readTags(j *jsonReader) error {
 		}
 		return err
 	}
+	t.point.hasTags = true
 	return j.object(func(name string) error {
+		if j.isNull() {
+			t.point.nullTag, t.point.hasNull = name, true
+		}
 		v, err := j.text(0)
 		t.point.tags = append(t.point.tags, kemi.Label{Name: name, Value: v})
 		return err
@@ -295,54 +338,94 @@ func (t *put) fail(what string, n int) {
 	if !t.details || len(t.errors) >= maxDetails {
 		return
 	}
-	d := &t.point
-	e := putError{Error: what}
-	e.Datapoint.Metric, e.Datapoint.Value = clip(d.metric, maxTold), clip(d.value, maxTold)
+	t.errors = append(t.errors, putError{Datapoint: t.point.told(), Error: what})
+}
+
+// told is the point as an error repeats it; nil if there was none.
+func (d *datapoint) told() *toldPoint {
+	if d.null {
+		return nil
+	}
+	p := &toldPoint{Timestamp: 0}
+	text := func(s string) *string {
+		s = clip(s, maxTold)
+		return &s
+	}
+	if d.hasMetric {
+		p.Metric = text(d.metric)
+	}
+	if d.hasValue {
+		p.Value = text(d.value)
+	}
 	if n, err := strconv.ParseInt(d.timestamp, 10, 64); err == nil {
-		e.Datapoint.Timestamp = n
+		p.Timestamp = n
 	} else if d.timestamp != "" {
-		e.Datapoint.Timestamp = clip(d.timestamp, maxTold)
+		p.Timestamp = clip(d.timestamp, maxTold)
 	}
-	if len(d.tags) > 0 {
-		e.Datapoint.Tags = map[string]string{}
+	if d.hasTags {
+		tags := map[string]*string{}
 		for _, l := range d.tags {
-			e.Datapoint.Tags[clip(l.Name, maxTold)] = clip(l.Value, maxTold)
+			tags[clip(l.Name, maxTold)] = text(l.Value)
 		}
+		if d.hasNull {
+			tags[clip(d.nullTag, maxTold)] = nil
+		}
+		p.Tags = &tags
 	}
-	t.errors = append(t.errors, e)
+	return p
 }
 
 // maxTold is how much of a text an error repeats.
 const maxTold = 256
 
-// take adds the point to the body, or says what is wrong with it in OpenTSDB's words where it has some.
-func (t *put) take() string {
+// downError is what the log says, not what is wrong with the request.
+type downError struct{ error }
+
+// take adds the point to the record, or says what is wrong with it in OpenTSDB's words where it has some. An error is the log's.
+func (t *put) take() (wrong string, down error) {
 	d := &t.point
 	if d.metric == "" {
-		return "Metric name was empty"
+		return "Metric name was empty", nil
 	}
 	at, wrong := t.time(d.timestamp)
 	if wrong != "" {
-		return wrong
+		return wrong, nil
 	}
 	if d.value == "" {
-		return "Empty value"
+		return "Empty value", nil
 	}
 	v, ok := putNumber(d.value)
 	if !ok {
-		return "Unable to parse value to a number"
+		return "Unable to parse value to a number", nil
 	}
 	if len(d.tags) == 0 {
-		return "Missing tags"
+		return "Missing tags", nil
 	}
-	t.labels = append(append(t.labels[:0], kemi.Label{Name: kemi.MetricName, Value: d.metric}), d.tags...)
-	slices.SortFunc(t.labels, func(a, b kemi.Label) int { return strings.Compare(a.Name, b.Name) })
-	if wrong := t.checkLabels(); wrong != "" {
-		return wrong
+	b, down := t.out.Points(t.ctx)
+	if down != nil {
+		return "", down
 	}
-	t.at[0], t.value[0] = kemi.Millis(at), v
-	t.encoder.Add(t.labels, t.at[:], t.value[:])
-	return ""
+	t.key = codec.AppendName(t.key[:0], d.metric)
+	for _, l := range d.tags {
+		t.key = codec.AppendName(codec.AppendName(t.key, l.Name), l.Value)
+	}
+	k := codec.KeyOf(t.key, putSeed)
+	s := b.Known(k)
+	if s == nil {
+		t.labels = append(append(t.labels[:0], kemi.Label{Name: kemi.MetricName, Value: d.metric}), d.tags...)
+		slices.SortFunc(t.labels, func(a, b kemi.Label) int { return strings.Compare(a.Name, b.Name) })
+		if wrong := t.checkLabels(); wrong != "" {
+			return wrong, nil
+		}
+		var err error
+		if s, err = b.Define(k, t.labels); err != nil {
+			return err.Error(), nil
+		}
+	}
+	if err := b.Add(s, kemi.Millis(at), v, 0); err != nil {
+		return err.Error(), nil
+	}
+	return "", nil
 }
 
 // time reads a time in seconds, also with a fraction, or in milliseconds.
@@ -389,9 +472,11 @@ func (t *put) checkLabels() string {
 	for i, l := range t.labels {
 		switch {
 		case l.Name == "":
-			return "Tag name was empty"
+			return "Invalid tag name with value [" + clip(l.Value, maxTold) + "]: empty string"
+		case l.Value == "" && t.point.hasNull && l.Name == t.point.nullTag:
+			return "Invalid tag value with key [" + clip(l.Name, maxTold) + "]: null"
 		case l.Value == "":
-			return "Tag " + quote(l.Name) + ": value was empty"
+			return "Invalid tag value with key [" + clip(l.Name, maxTold) + "]: empty string"
 		case len(l.Name) > c.MaxLabelNameBytes:
 			return fmt.Sprintf("Tag %s: name of %d bytes, at most %d are taken", quote(l.Name), len(l.Name), c.MaxLabelNameBytes)
 		case len(l.Value) > c.MaxLabelValueBytes:
@@ -400,6 +485,30 @@ func (t *put) checkLabels() string {
 			return "Tag " + quote(l.Name) + ": not valid UTF-8"
 		case i > 0 && t.labels[i-1].Name == l.Name:
 			return "Tag " + quote(l.Name) + " stands there twice"
+		}
+		if l.Name == kemi.MetricName {
+			if bad := illegal(l.Value, c.AllowSpecialChars); bad != "" {
+				return "Invalid metric name (\"" + clip(l.Value, maxTold) + "\"): illegal character: " + bad
+			}
+			continue
+		}
+		if bad := illegal(l.Name, c.AllowSpecialChars); bad != "" {
+			return "Invalid tag name with value [" + clip(l.Value, maxTold) + "] (\"" + clip(l.Name, maxTold) + "\"): illegal character: " + bad
+		}
+		if bad := illegal(l.Value, c.AllowSpecialChars); bad != "" {
+			return "Invalid tag value with key [" + clip(l.Name, maxTold) + "] (\"" + clip(l.Value, maxTold) + "\"): illegal character: " + bad
+		}
+	}
+	return ""
+}
+
+// illegal is the first character that OpenTSDB does not allow in a name: letters of any script, digits, -_./ and special ones are allowed.
+func illegal(s, special string) string {
+	for i, c := range s {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.', c == '/':
+		case (c < utf8.RuneSelf || !unicode.IsLetter(c)) && !strings.ContainsRune(special, c):
+			return s[i : i+utf8.RuneLen(c)]
 		}
 	}
 	return ""

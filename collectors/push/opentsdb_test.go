@@ -27,7 +27,7 @@ func TestPutTakes(t *testing.T) {
 		"texts":            {`{"metric":"m","timestamp":"1777777777","value":"1e3","tags":{"a":"b"}}`, `{__name__="m", a="b"} 1777777777000 1000`},
 		"fraction":         {`{"metric":"m","timestamp":1777777777.125,"value":0,"tags":{"a":"b"}}`, `{__name__="m", a="b"} 1777777777125 0`},
 		"tags of all kind": {`{"tags":{"n":5,"b":true,"서비스":"결제","x":"10.0.0.1:9100"},"value":"+.5","timestamp":1777777777,"metric":"시스템.cpu","more":[1,{"a":null}]}`, `{__name__="시스템.cpu", b="true", n="5", x="10.0.0.1:9100", 서비스="결제"} 1777777777000 0.5`},
-		"escapes":          {`{"metric":"\u006d","timestamp":1777777777,"value":1,"tags":{"a":"\ud83d\ude00\/\"\\"}}`, `{__name__="m", a="😀/\"\\"} 1777777777000 1`},
+		"escapes":          {`{"metric":"\u006d","timestamp":1777777777,"value":1,"tags":{"a":"\u00e9\ud801\udc00\/"}}`, `{__name__="m", a="é𐐀/"} 1777777777000 1`},
 		"2018":             {`{"metric":"m","timestamp":1526000000,"value":1,"tags":{"a":"b"}}`, `{__name__="m", a="b"} 1526000000000 1`},
 		"largest":          {`{"metric":"m","timestamp":1777777777,"value":1.7976931348623157e308,"tags":{"a":"b"}}`, `{__name__="m", a="b"} 1777777777000 1.7976931348623157e+308`},
 	} {
@@ -110,8 +110,12 @@ func TestPutRefusesPoints(t *testing.T) {
 		"no tags":          {`{"metric":"m","timestamp":1777777777,"value":1}`, "Missing tags"},
 		"empty tags":       {point(`"m"`, `1777777777`, `1`, `{}`), "Missing tags"},
 		"tags as list":     {point(`"m"`, `1777777777`, `1`, `["a"]`), "Tags must be an object"},
-		"empty tag":        {point(`"m"`, `1777777777`, `1`, `{"a":""}`), `Tag \"a\": value was empty`},
-		"empty tag name":   {point(`"m"`, `1777777777`, `1`, `{"":"a"}`), "Tag name was empty"},
+		"empty tag":        {point(`"m"`, `1777777777`, `1`, `{"a":""}`), `Invalid tag value with key [a]: empty string`},
+		"empty tag name":   {point(`"m"`, `1777777777`, `1`, `{"":"a"}`), "Invalid tag name with value [a]: empty string"},
+		"null tag":         {point(`"m"`, `1777777777`, `1`, `{"a":null}`), `Invalid tag value with key [a]: null`},
+		"space in a name":  {point(`"m m"`, `1777777777`, `1`, `{"a":"b"}`), `Invalid metric name (\"m m\"): illegal character:  `},
+		"semicolon a key":  {point(`"m"`, `1777777777`, `1`, `{"a;b":"c"}`), `Invalid tag name with value [c] (\"a;b\"): illegal character: ;`},
+		"smile in a value": {point(`"m"`, `1777777777`, `1`, `{"a":"☺"}`), `Invalid tag value with key [a] (\"☺\"): illegal character: ☺`},
 		"tag twice":        {point(`"m"`, `1777777777`, `1`, `{"a":"1","a":"2"}`), `Tag \"a\" stands there twice`},
 		"the name as tag":  {point(`"m"`, `1777777777`, `1`, `{"__name__":"2"}`), `stands there twice`},
 		"long tag":         {point(`"m"`, `1777777777`, `1`, `{"a":"`+strings.Repeat("x", 10<<20)+`"}`), "value of 10485760 bytes, at most 16384"},
@@ -183,11 +187,11 @@ func TestPutAnswers(t *testing.T) {
 		"summary":         {"/api/put?summary=true", "[" + good + "," + good + "]", 200, `{"failed":0,"success":2}`},
 		"both":            {"/api/put?summary&details", good, 200, `{"errors":[],"failed":0,"success":1}`},
 		"as in the book":  {"/api/put?details", `[{"metric":"sys.cpu.nice","timestamp":1777777777,"value":"NaN","tags":{"host":"web01"}}]`, 400, `{"errors":[{"datapoint":{"metric":"sys.cpu.nice","timestamp":1777777777,"value":"NaN","tags":{"host":"web01"}},"error":"Unable to parse value to a number"}],"failed":1,"success":0}`},
-		"empty":           {"/api/put", ``, 400, `{"error":{"code":400,"message":"Missing request content"}}`},
+		"empty":           {"/api/put", ``, 400, `{"error":{"code":400,"details":"expected a point or an array of them","message":"Missing request content"}}`},
 		"no points":       {"/api/put", `[]`, 400, `{"error":{"code":400,"message":"No datapoints found in content"}}`},
-		"half a JSON":     {"/api/put", `[` + good + `,{"metric":"m","times`, 400, `Unable to parse the given JSON: broken JSON: it ends too early`},
-		"two values":      {"/api/put", good + good, 400, `Unable to parse the given JSON: broken JSON: expected nothing more`},
-		"no JSON":         {"/api/put", `put m 1777777777 1 a=b`, 400, `Unable to parse the given JSON`},
+		"half a JSON":     {"/api/put", `[` + good + `,{"metric":"m","times`, 400, `broken JSON: it ends too early`},
+		"two values":      {"/api/put", good + good, 400, `broken JSON: expected nothing more`},
+		"no JSON":         {"/api/put", `put m 1777777777 1 a=b`, 400, `The JSON must start as an object or an array`},
 		"sync unknown":    {"/api/put?sync", good, 400, `parameter sync`},
 		"bad timeout":     {"/api/put?sync_timeout=soon", good, 400, `sync_timeout: \"soon\"`},
 		"unknown packing": {"/api/put", good, 415, `br`},
@@ -252,20 +256,24 @@ func FuzzPut(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	p := &Push{cfg: DefaultConfig(), now: time.Now, table: codec.NewTable(nil, time.Now)}
+	id := kemi.Identity{Subject: "fuzz", Project: "p", Permissions: kemi.MetricsWrite}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		l := p.limits()
-		e := &codec.Encoder{V1: true}
-		in := &put{p: p, details: true, text: string(body), encoder: e, oldest: int64(l.Oldest), newest: int64(l.Newest)}
+		out, err := p.Begin(id, protocolPut, "", "fuzz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.End()
+		in := &put{p: p, details: true, text: string(body), out: out, ctx: t.Context(), oldest: int64(l.Oldest), newest: int64(l.Newest)}
 		if err := in.parse(); err != nil {
 			return
 		}
-		if in.failed != len(in.errors) || in.good != e.Samples() {
-			t.Fatalf("%d good, %d encoded; %d failed, %d told", in.good, e.Samples(), in.failed, len(in.errors))
+		got := out.Take()
+		if got == nil {
+			got = &codec.Incoming{Batch: &codec.SeriesBatch{}}
 		}
-		// What parse lets through the table takes: no point is lost between the two.
-		got, err := p.table.Receive("p", false, e.Encode(), l)
-		if err != nil || got.Refused.Any() || got.Samples != in.good {
-			t.Fatalf("%d good, the table took %d: %v %v", in.good, got.Samples, err, got.Refused.Errors)
+		if in.failed != len(in.errors) || in.good != got.Samples {
+			t.Fatalf("%d good, %d built; %d failed, %d told", in.good, got.Samples, in.failed, len(in.errors))
 		}
 		for _, v := range got.Batch.Values {
 			if math.IsNaN(v) || math.IsInf(v, 0) {
@@ -289,15 +297,25 @@ func BenchmarkPut(b *testing.B) {
 	l := p.limits()
 	b.ReportAllocs()
 	b.SetBytes(int64(body.Len()))
-	e := &codec.Encoder{V1: true}
+	id := kemi.Identity{Subject: "bench", Project: "p", Permissions: kemi.MetricsWrite}
 	for b.Loop() {
-		in := &put{p: p, text: body.String(), encoder: e, oldest: int64(l.Oldest), newest: int64(l.Newest)}
+		out, _ := p.Begin(id, protocolPut, "", "bench")
+		in := &put{p: p, text: body.String(), out: out, ctx: b.Context(), oldest: int64(l.Oldest), newest: int64(l.Newest)}
 		if err := in.parse(); err != nil || in.failed > 0 {
 			b.Fatal(err, in.first)
 		}
-		if _, err := p.table.Receive("p", false, e.Encode(), l); err != nil {
-			b.Fatal(err)
-		}
+		out.Take()
+		out.End()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/point")
+}
+
+func TestPutSpecialCharacters(t *testing.T) {
+	for _, c := range []struct{ name, special, bad string }{
+		{"cpu.user/total-1_x", "", ""}, {"서비스", "", ""}, {"a b", "", " "}, {"a:b", "", ":"}, {"a:b", ":", ""}, {"a:b c", ":", " "}, {"a☺", "☺", ""}, {"٣", "", "٣"},
+	} {
+		if got := illegal(c.name, c.special); got != c.bad {
+			t.Errorf("%q with %q: %q, want %q", c.name, c.special, got, c.bad)
+		}
+	}
 }

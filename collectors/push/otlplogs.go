@@ -1,10 +1,11 @@
 package push
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"math"
 	"mime"
 	"net/http"
 	"slices"
@@ -45,7 +46,7 @@ func (p *Push) serveOTLPLogs(w http.ResponseWriter, r *http.Request, id kemi.Ide
 		return err
 	})
 	if err != nil {
-		p.failOTLP(w, kind, err)
+		p.FailOTLP(w, kind, protocolOTLP, err)
 		return
 	}
 	p.answered(protocolOTLP, http.StatusOK)
@@ -67,24 +68,62 @@ func (p *Push) serveOTLPLogs(w http.ResponseWriter, r *http.Request, id kemi.Ide
 	_, _ = w.Write(b)
 }
 
-// failOTLP tells err as google.rpc.Status, as the protocol wants; what may be tried again has the same status and header as elsewhere.
-func (p *Push) failOTLP(w http.ResponseWriter, kind string, err error) {
-	code := kemi.HTTPStatus(err)
-	if code == http.StatusInternalServerError || code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests || errors.Is(err, errUnsupportedMedia) {
-		p.fail(w, kemi.DialectKEMI, protocolOTLP, err)
+// FailOTLP tells err as google.rpc.Status in the request's own encoding, as OTLP wants it; the status and Retry-After are the same as elsewhere.
+func (p *Push) FailOTLP(w http.ResponseWriter, kind, protocol string, err error) {
+	code := statusOf(err)
+	if code == http.StatusInternalServerError || code == http.StatusUnsupportedMediaType {
+		p.fail(w, kemi.DialectKEMI, protocol, err)
 		return
 	}
-	p.answered(protocolOTLP, code)
-	const invalidArgument = 3
+	p.answered(protocol, code)
+	if code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(kemi.RetryDelay(err).Seconds()))))
+	}
 	w.Header().Set("Content-Type", kind)
 	w.WriteHeader(code)
 	if kind == "application/json" {
-		_ = json.NewEncoder(w).Encode(map[string]any{"code": invalidArgument, "message": err.Error()})
+		_ = json.NewEncoder(w).Encode(map[string]any{"code": rpcCode(code), "message": err.Error()})
 		return
 	}
-	b := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), invalidArgument)
+	b := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), uint64(rpcCode(code)))
 	b = protowire.AppendString(protowire.AppendTag(b, 2, protowire.BytesType), err.Error())
 	_, _ = w.Write(b)
+}
+
+// rpcCode is the number that google.rpc.Code has for a status of HTTP.
+func rpcCode(status int) int {
+	switch status {
+	case http.StatusUnauthorized:
+		return 16 // UNAUTHENTICATED
+	case http.StatusForbidden:
+		return 7 // PERMISSION_DENIED
+	case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge:
+		return 8 // RESOURCE_EXHAUSTED
+	case http.StatusServiceUnavailable:
+		return 14 // UNAVAILABLE
+	}
+	return 3 // INVALID_ARGUMENT
+}
+
+// WriteOTLPLogs takes an OTLP logs request in protobuf, for receivers that do not come over HTTP. rejected is how many records were refused, and
+// message why; the others are durable. An error means that nothing of it was taken, as far as the bus knows.
+func (p *Push) WriteOTLPLogs(ctx context.Context, id kemi.Identity, body []byte) (rejected int, message string, err error) {
+	if !id.Can(kemi.LogsWrite) {
+		return 0, "", kemi.Errorf(kemi.ErrDenied, "write logs: %s may not", id.Subject)
+	}
+	in := p.newIntake(protocolOTLP)
+	records, err := codec.DecodeOTLPLogs(body)
+	if err != nil {
+		return 0, "", err
+	}
+	in.otlp(records)
+	if _, err := in.publish(ctx, id, ""); err != nil {
+		return 0, "", err
+	}
+	if in.refused > 0 {
+		message = in.complaint().Error()
+	}
+	return in.refused, message, nil
 }
 
 // otlp takes records as OpenTelemetry has them: with resources for streams.

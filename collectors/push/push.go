@@ -14,12 +14,13 @@ import (
 	"kemi/pipeline/codec"
 )
 
-// Options are what the receivers work with. All but Enricher and WaitApplied are needed.
+// Options are what the receivers work with. All but Enricher, Series and WaitApplied are needed.
 type Options struct {
 	Config     Config
 	Bus        bus.Bus
-	Table      *codec.Table   // finds series; it enriches metrics by itself
-	Enricher   codec.Enricher // of logs
+	Table      *codec.Table      // finds series; it enriches metrics by itself
+	Enricher   codec.Enricher    // of logs
+	Series     codec.SeriesLimit // nil = as many series as come
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -33,6 +34,7 @@ type Push struct {
 	bus         bus.Bus
 	table       *codec.Table
 	enricher    codec.Enricher
+	series      codec.SeriesLimit
 	log         *slog.Logger
 	now         func() time.Time
 	waitApplied func(ctx context.Context, topic string, partition int32, offset int64) error
@@ -47,7 +49,7 @@ func New(o Options) (*Push, error) {
 		return nil, err
 	}
 	p := &Push{
-		cfg: o.Config, bus: o.Bus, table: o.Table, enricher: o.Enricher, log: o.Log, now: o.Now, waitApplied: o.WaitApplied,
+		cfg: o.Config, bus: o.Bus, table: o.Table, enricher: o.Enricher, series: o.Series, log: o.Log, now: o.Now, waitApplied: o.WaitApplied,
 		memory: semaphore.NewWeighted(o.Config.MemoryBytes),
 	}
 	p.m = newMetrics(o.Registerer, p)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"kemi"
 	"kemi/pipeline/bus"
@@ -33,7 +34,7 @@ type Written struct {
 
 // WriteMetrics checks, enriches and publishes a remote-write body of the identity's project, for senders in this process. It returns when the
 // samples are durable. batch is the sender's name of the request, or "". What breaks a limit is left out: then the error is
-// ErrInvalid and says what, and the rest is durable as Written says. Any other error means that nothing of it was taken, as
+// ErrInvalid and says what (ErrLimited if all that is wrong is that there is no room for more series), and the rest is durable as Written says. Any other error means that nothing of it was taken, as
 // far as the bus knows.
 func (p *Push) WriteMetrics(ctx context.Context, id kemi.Identity, contentType, encoding string, body []byte, batch string) (Written, error) {
 	v2, err := writeVersion(contentType, encoding)
@@ -85,6 +86,9 @@ func (p *Push) serveRemoteWrite(w http.ResponseWriter, r *http.Request, id kemi.
 		h.Set("X-Prometheus-Remote-Write-Histograms-Written", strconv.Itoa(done.Histograms))
 		h.Set("X-Prometheus-Remote-Write-Exemplars-Written", strconv.Itoa(done.Exemplars))
 	}
+	if n := done.Refused.LimitedSeries; n > 0 {
+		w.Header().Set("X-Kemi-Series-Over-Limit", strconv.Itoa(n)) // the rest was taken: a sender need not hold back what comes next
+	}
 	if err != nil {
 		p.fail(w, kemi.DialectText, protocol, err)
 		return
@@ -131,7 +135,7 @@ func (p *Push) writeMetrics(ctx context.Context, id kemi.Identity, protocol stri
 	if err != nil {
 		return Written{}, err
 	}
-	for kind, n := range map[string]int{"samples": in.Refused.Samples, "histograms": in.Refused.Histograms, "exemplars": in.Refused.Exemplars, "series": in.Refused.Series} {
+	for kind, n := range map[string]int{"samples": in.Refused.Samples, "histograms": in.Refused.Histograms, "exemplars": in.Refused.Exemplars, "series": in.Refused.Series, "series over the limit": in.Refused.LimitedSeries} {
 		if n > 0 {
 			p.m.refused.WithLabelValues(protocol, kind).Add(float64(n))
 		}
@@ -171,9 +175,12 @@ func (p *Push) limits() codec.Limits {
 	now := p.now()
 	return codec.Limits{
 		MaxDecodedBytes: p.cfg.MaxDecodedBytes, MaxLabels: p.cfg.MaxLabels, MaxLabelNameBytes: p.cfg.MaxLabelNameBytes, MaxLabelValueBytes: p.cfg.MaxLabelValueBytes,
-		Oldest: kemi.MillisOf(now.Add(-p.cfg.MaxPast)), Newest: kemi.MillisOf(now.Add(p.cfg.MaxFuture)),
+		Oldest: kemi.MillisOf(now.Add(-p.cfg.MaxPast)), Newest: kemi.MillisOf(now.Add(p.cfg.MaxFuture)), Series: p.series,
 	}
 }
+
+// limitedFor is when a sender may come again whose new series had no room: series end within minutes, not seconds.
+const limitedFor = time.Minute
 
 // complaint says what was refused and what was kept, or is nil.
 func complaint(done *Written) error {
@@ -194,13 +201,20 @@ func complaint(done *Written) error {
 	count(r.Histograms, "histograms")
 	count(r.Exemplars, "exemplars")
 	count(r.Series, "series")
+	count(r.LimitedSeries, "new series")
 	fmt.Fprintf(&b, " refused; %d samples, %d histograms, %d exemplars stored", done.Samples, done.Histograms, done.Exemplars)
-	for i, err := range r.Errors {
-		sep := "; "
-		if i == 0 {
-			sep = ": "
-		}
+	sep := ": "
+	if r.Limited != nil {
+		b.WriteString(sep + r.Limited.Error())
+		sep = "; "
+	}
+	for _, err := range r.Errors {
 		b.WriteString(sep + err.Error())
+		sep = "; "
+	}
+	if len(r.Errors) == 0 {
+		// Nothing is wrong with what was sent: a sender may come again with it, though not at once.
+		return kemi.RetryAfter(kemi.Errorf(kemi.ErrLimited, "%s", b.String()), limitedFor)
 	}
 	if total := r.Samples + r.Histograms + r.Exemplars; total > len(r.Errors) {
 		b.WriteString("; …")

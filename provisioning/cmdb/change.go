@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -26,6 +27,7 @@ const seenEvery = 5 * time.Minute
 const (
 	EventHost    = "ims.host"
 	EventService = "ims.service"
+	EventProfile = "ims.profile"
 )
 
 type pendingEvent struct {
@@ -88,7 +90,7 @@ func (c *CMDB) happened(ctx context.Context, es []pendingEvent) ([]pendingEvent,
 	var out []pendingEvent
 	for _, e := range es {
 		p := c.project(e.event.Project)
-		if e.event.Tags.Get("action") == "deleted" && (e.event.Kind == EventHost && p.hosts[e.event.Subject] != nil || e.event.Kind == EventService && p.services[e.event.Subject] != nil) {
+		if e.event.Tags.Get("action") == "deleted" && (e.event.Kind == EventHost && p.hosts[e.event.Subject] != nil || e.event.Kind == EventService && p.services[e.event.Subject] != nil || e.event.Kind == EventProfile && p.profiles[e.event.Subject] != nil) {
 			if err := c.o.Control.Delete(ctx, e.event.Project, kindEvent, e.name, store.AnyRevision); err != nil {
 				return nil, err
 			}
@@ -265,25 +267,31 @@ func (c *CMDB) DeleteHost(ctx context.Context, id kemi.Identity, name string, re
 	if old == nil {
 		return kemi.Errorf(kemi.ErrNotFound, "there is no host %q", name)
 	}
-	if revision != store.AnyRevision && revision != old.revision {
-		return conflict("host", name, revision)
+	return c.remove(ctx, id, EventHost, name, revision, []string{kindFound, kindReport, kindHost}, c.hostObject(id.Project, old), c.hostTags(id.Project, old), func(p *project) []*host {
+		delete(p.hosts, name)
+		return []*host{old}
+	})
+}
+
+// remove forgets what is stored under the kinds, the last of which is the resource's own. The change is held by the caller.
+func (c *CMDB) remove(ctx context.Context, id kemi.Identity, event, name string, revision int64, kinds []string, o resource.Object, tags kemi.Labels, forget func(p *project) []*host) error {
+	what := strings.TrimPrefix(event, "ims.")
+	if revision != store.AnyRevision && revision != o.Metadata.Revision {
+		return conflict(what, name, revision)
 	}
-	e, er, err := c.newEvent(id, EventHost, "deleted", c.hostObject(id.Project, old), c.hostTags(id.Project, old))
+	e, er, err := c.newEvent(id, event, "deleted", o, tags)
 	if err != nil {
 		return err
 	}
 	if _, err := c.o.Control.Put(ctx, er); err != nil {
-		return fmt.Errorf("delete host %s: %w", name, err)
+		return fmt.Errorf("delete %s %s: %w", what, name, err)
 	}
-	for _, kind := range []string{kindReport, kindHost} {
+	for _, kind := range kinds {
 		if err := c.o.Control.Delete(context.WithoutCancel(ctx), id.Project, kind, name, store.AnyRevision); err != nil && !errors.Is(err, kemi.ErrNotFound) {
-			return fmt.Errorf("delete host %s: %w", name, err)
+			return fmt.Errorf("delete %s %s: %w", what, name, err)
 		}
 	}
-	c.install(id.Project, func(p *project) []*host {
-		delete(p.hosts, name)
-		return []*host{old}
-	})
+	c.install(id.Project, forget)
 	c.publish(ctx, e, "deleted")
 	return nil
 }
@@ -347,25 +355,10 @@ func (c *CMDB) DeleteService(ctx context.Context, id kemi.Identity, name string,
 	if old == nil {
 		return kemi.Errorf(kemi.ErrNotFound, "there is no service %q", name)
 	}
-	if revision != store.AnyRevision && revision != old.revision {
-		return conflict("service", name, revision)
-	}
-	e, er, err := c.newEvent(id, EventService, "deleted", c.serviceObject(id.Project, old), kemi.LabelsOf("service", name, "owner", old.spec.Owner))
-	if err != nil {
-		return err
-	}
-	if _, err := c.o.Control.Put(ctx, er); err != nil {
-		return fmt.Errorf("delete service %s: %w", name, err)
-	}
-	if err := c.o.Control.Delete(context.WithoutCancel(ctx), id.Project, kindService, name, store.AnyRevision); err != nil && !errors.Is(err, kemi.ErrNotFound) {
-		return fmt.Errorf("delete service %s: %w", name, err)
-	}
-	c.install(id.Project, func(p *project) []*host {
+	return c.remove(ctx, id, EventService, name, revision, []string{kindService}, c.serviceObject(id.Project, old), kemi.LabelsOf("service", name, "owner", old.spec.Owner), func(p *project) []*host {
 		delete(p.services, name)
 		return p.hostsOf(name)
 	})
-	c.publish(ctx, e, "deleted")
-	return nil
 }
 
 func (p *project) hostsOf(service string) []*host {

@@ -22,16 +22,20 @@ const (
 	kindHost    = "host"
 	kindReport  = "host-report" // what an agent said of its host
 	kindService = "service"
-	kindEvent   = "ims-event" // a change that is stored but not yet published
+	kindEvent   = "ims-event"  // a change that is stored but not yet published
+	kindFound   = "host-found" // what discovery says of a host
+	kindProfile = "snmp-profile"
 )
 
-// Options are what a CMDB works with. All are needed.
+// Options are what a CMDB works with. All but CheckProfile are needed.
 type Options struct {
 	Control    store.Control
 	Bus        bus.Bus
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
+	// CheckProfile tells what is wrong with an SNMP profile, and gives it in its one form. Without it profiles are refused.
+	CheckProfile func(spec json.RawMessage) (json.RawMessage, error)
 }
 
 // CMDB is the inventory of all projects. Its methods may be called concurrently.
@@ -51,6 +55,7 @@ type CMDB struct {
 type project struct {
 	hosts    map[string]*host
 	services map[string]*service
+	profiles map[string]*profile
 }
 
 // host is replaced as a whole when something changes, except for lastSeen.
@@ -63,6 +68,9 @@ type host struct {
 	report     report
 	reportJSON json.RawMessage // nil: no agent registered it
 	registered kemi.Millis
+
+	found     foundSNMP
+	foundJSON json.RawMessage // nil: discovery has not found it
 
 	seen *seen
 }
@@ -164,6 +172,9 @@ func (c *CMDB) load(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := c.loadSNMP(each); err != nil {
+		return err
+	}
 	for name, p := range c.projects {
 		for _, h := range p.hosts {
 			c.labels.set(name, h.name, p.resolve(h).labels())
@@ -191,7 +202,7 @@ func (c *CMDB) load(ctx context.Context) error {
 func (c *CMDB) project(name string) *project {
 	p := c.projects[name]
 	if p == nil {
-		p = &project{hosts: map[string]*host{}, services: map[string]*service{}}
+		p = &project{hosts: map[string]*host{}, services: map[string]*service{}, profiles: map[string]*profile{}}
 		c.projects[name] = p
 	}
 	return p

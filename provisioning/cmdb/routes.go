@@ -1,11 +1,11 @@
 package cmdb
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
 	"slices"
-	"sort"
 
 	"kemi"
 	"kemi/provisioning/resource"
@@ -15,15 +15,19 @@ import (
 func (c *CMDB) Routes() []kemi.Route {
 	return []kemi.Route{
 		{Pattern: "GET /api/v2/ims/hosts", Needs: kemi.IMSRead, Handle: c.listHosts},
-		{Pattern: "GET /api/v2/ims/hosts/{name}", Needs: kemi.IMSRead, Handle: c.getHost},
+		{Pattern: "GET /api/v2/ims/hosts/{name}", Needs: kemi.IMSRead, Handle: one(c, "host", func(p *project) map[string]*host { return p.hosts }, c.hostObject)},
 		// People need IMSWrite, agents IMSRegister; the handler tells one from the other.
 		{Pattern: "PUT /api/v2/ims/hosts/{name}", Handle: c.putHost},
 		{Pattern: "POST /api/v2/ims/hosts/{name}/register", Needs: kemi.IMSRegister, Handle: c.registerHost},
-		{Pattern: "DELETE /api/v2/ims/hosts/{name}", Needs: kemi.IMSWrite, Handle: c.deleteHost},
+		{Pattern: "DELETE /api/v2/ims/hosts/{name}", Needs: kemi.IMSWrite, Handle: deletes(c.DeleteHost)},
 		{Pattern: "GET /api/v2/ims/services", Needs: kemi.IMSRead, Handle: c.listServices},
-		{Pattern: "GET /api/v2/ims/services/{name}", Needs: kemi.IMSRead, Handle: c.getService},
-		{Pattern: "PUT /api/v2/ims/services/{name}", Needs: kemi.IMSWrite, Handle: c.putService},
-		{Pattern: "DELETE /api/v2/ims/services/{name}", Needs: kemi.IMSWrite, Handle: c.deleteService},
+		{Pattern: "GET /api/v2/ims/services/{name}", Needs: kemi.IMSRead, Handle: one(c, "service", func(p *project) map[string]*service { return p.services }, c.serviceObject)},
+		{Pattern: "PUT /api/v2/ims/services/{name}", Needs: kemi.IMSWrite, Handle: puts("Service", decoded(c.PutService))},
+		{Pattern: "DELETE /api/v2/ims/services/{name}", Needs: kemi.IMSWrite, Handle: deletes(c.DeleteService)},
+		{Pattern: "GET /api/v2/ims/profiles", Needs: kemi.IMSRead, Handle: c.listProfiles},
+		{Pattern: "GET /api/v2/ims/profiles/{name}", Needs: kemi.IMSRead, Handle: one(c, "profile", func(p *project) map[string]*profile { return p.profiles }, func(_ string, x *profile) resource.Object { return x.object() })},
+		{Pattern: "PUT /api/v2/ims/profiles/{name}", Needs: kemi.IMSWrite, Handle: puts("SNMPProfile", c.PutProfile)},
+		{Pattern: "DELETE /api/v2/ims/profiles/{name}", Needs: kemi.IMSWrite, Handle: deletes(c.DeleteProfile)},
 	}
 }
 
@@ -36,6 +40,7 @@ type hostStatus struct {
 	Reported   json.RawMessage `json:"reported,omitempty"` // what the agent said
 	Registered kemi.Millis     `json:"registered,omitempty"`
 	LastSeen   kemi.Millis     `json:"lastSeen,omitempty"`
+	Discovered json.RawMessage `json:"discovered,omitempty"` // what it answered to SNMP discovery
 }
 
 type serviceStatus struct {
@@ -51,7 +56,7 @@ func (c *CMDB) hostObject(projectName string, h *host) resource.Object {
 		Kind: "Host", Metadata: resource.Metadata{Name: h.name, Revision: h.revision, Updated: h.updated}, Spec: h.spec,
 		Status: hostStatus{
 			Service: r.service, Owner: r.owner, OwnerFrom: r.ownerFrom, Zone: r.zone, Reported: h.reportJSON,
-			Registered: h.registered, LastSeen: kemi.Millis(h.seen.last.Load()),
+			Registered: h.registered, LastSeen: kemi.Millis(h.seen.last.Load()), Discovered: h.foundJSON,
 		},
 	}
 }
@@ -97,34 +102,6 @@ func answer(w http.ResponseWriter, o resource.Object, err error) {
 	resource.Write(w, http.StatusOK, o)
 }
 
-func (c *CMDB) getHost(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-	c.mu.RLock()
-	var h *host
-	if p := c.projects[id.Project]; p != nil {
-		h = p.hosts[r.PathValue("name")]
-	}
-	c.mu.RUnlock()
-	if h == nil {
-		fail(w, kemi.Errorf(kemi.ErrNotFound, "there is no host %.80q", r.PathValue("name")))
-		return
-	}
-	answer(w, c.hostObject(id.Project, h), nil)
-}
-
-func (c *CMDB) getService(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-	c.mu.RLock()
-	var s *service
-	if p := c.projects[id.Project]; p != nil {
-		s = p.services[r.PathValue("name")]
-	}
-	c.mu.RUnlock()
-	if s == nil {
-		fail(w, kemi.Errorf(kemi.ErrNotFound, "there is no service %.80q", r.PathValue("name")))
-		return
-	}
-	answer(w, c.serviceObject(id.Project, s), nil)
-}
-
 func (c *CMDB) putHost(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
 	switch {
 	case id.Can(kemi.IMSWrite):
@@ -135,21 +112,7 @@ func (c *CMDB) putHost(w http.ResponseWriter, r *http.Request, id kemi.Identity)
 		fail(w, denied(id, kemi.IMSWrite))
 		return
 	}
-	spec, err := resource.ReadSpec(w, r, "Host", r.PathValue("name"))
-	var s HostSpec
-	if err == nil {
-		err = resource.Decode(spec, &s, "spec")
-	}
-	var revision int64
-	if err == nil {
-		revision, err = resource.Condition(r)
-	}
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	o, err := c.PutHost(r.Context(), id, r.PathValue("name"), s, revision)
-	answer(w, o, err)
+	puts("Host", decoded(c.PutHost))(w, r, id)
 }
 
 func (c *CMDB) registerHost(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
@@ -162,46 +125,67 @@ func (c *CMDB) registerHost(w http.ResponseWriter, r *http.Request, id kemi.Iden
 	answer(w, o, err)
 }
 
-func (c *CMDB) deleteHost(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-	revision, err := resource.Condition(r)
-	if err == nil {
-		err = c.DeleteHost(r.Context(), id, r.PathValue("name"), revision)
+// handler is what serves a route.
+type handler = func(w http.ResponseWriter, r *http.Request, id kemi.Identity)
+
+// one answers the resource that the path names.
+func one[T any](c *CMDB, what string, of func(p *project) map[string]*T, object func(projectName string, x *T) resource.Object) handler {
+	return func(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
+		c.mu.RLock()
+		var x *T
+		if p := c.projects[id.Project]; p != nil {
+			x = of(p)[r.PathValue("name")]
+		}
+		c.mu.RUnlock()
+		if x == nil {
+			fail(w, kemi.Errorf(kemi.ErrNotFound, "there is no %s %.80q", what, r.PathValue("name")))
+			return
+		}
+		answer(w, object(id.Project, x), nil)
 	}
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
 }
 
-func (c *CMDB) putService(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-	spec, err := resource.ReadSpec(w, r, "Service", r.PathValue("name"))
-	var s ServiceSpec
-	if err == nil {
-		err = resource.Decode(spec, &s, "spec")
+// puts sets the resource that the path names, under the condition that the request makes.
+func puts(kind string, put func(ctx context.Context, id kemi.Identity, name string, spec json.RawMessage, revision int64) (resource.Object, error)) handler {
+	return func(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
+		spec, err := resource.ReadSpec(w, r, kind, r.PathValue("name"))
+		var revision int64
+		if err == nil {
+			revision, err = resource.Condition(r)
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		o, err := put(r.Context(), id, r.PathValue("name"), spec, revision)
+		answer(w, o, err)
 	}
-	var revision int64
-	if err == nil {
-		revision, err = resource.Condition(r)
-	}
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	o, err := c.PutService(r.Context(), id, r.PathValue("name"), s, revision)
-	answer(w, o, err)
 }
 
-func (c *CMDB) deleteService(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-	revision, err := resource.Condition(r)
-	if err == nil {
-		err = c.DeleteService(r.Context(), id, r.PathValue("name"), revision)
+// decoded makes put, which wants a specification of a type, one for puts.
+func decoded[S any](put func(context.Context, kemi.Identity, string, S, int64) (resource.Object, error)) func(context.Context, kemi.Identity, string, json.RawMessage, int64) (resource.Object, error) {
+	return func(ctx context.Context, id kemi.Identity, name string, spec json.RawMessage, revision int64) (resource.Object, error) {
+		var s S
+		if err := resource.Decode(spec, &s, "spec"); err != nil {
+			return resource.Object{}, err
+		}
+		return put(ctx, id, name, s, revision)
 	}
-	if err != nil {
-		fail(w, err)
-		return
+}
+
+// deletes is puts for a deletion.
+func deletes(remove func(ctx context.Context, id kemi.Identity, name string, revision int64) error) handler {
+	return func(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
+		revision, err := resource.Condition(r)
+		if err == nil {
+			err = remove(r.Context(), id, r.PathValue("name"), revision)
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 	}
-	w.WriteHeader(http.StatusNoContent)
 }
 
 // listHosts answers a page of hosts, narrowed by the service, owner and zone that hold for them after everybody has been heard.
@@ -223,12 +207,7 @@ func (c *CMDB) listHosts(w http.ResponseWriter, r *http.Request, id kemi.Identit
 		}
 	}
 	c.mu.RUnlock()
-	page := resource.Page[resource.Object]{Items: []resource.Object{}}
-	names, page.Next = pageOf(names, limit)
-	for _, n := range names {
-		page.Items = append(page.Items, c.hostObject(id.Project, found[n]))
-	}
-	kemi.WriteJSON(w, http.StatusOK, page)
+	writePage(w, names, limit, func(n string) resource.Object { return c.hostObject(id.Project, found[n]) })
 }
 
 func (c *CMDB) listServices(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
@@ -252,23 +231,43 @@ func (c *CMDB) listServices(w http.ResponseWriter, r *http.Request, id kemi.Iden
 		}
 	}
 	c.mu.RUnlock()
-	page := resource.Page[resource.Object]{Items: []resource.Object{}}
-	names, page.Next = pageOf(names, limit)
-	for _, n := range names {
-		page.Items = append(page.Items, serviceView(found[n], hosts[n]))
+	writePage(w, names, limit, func(n string) resource.Object { return serviceView(found[n], hosts[n]) })
+}
+
+func (c *CMDB) listProfiles(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
+	limit, after, _, err := resource.Query(r)
+	if err != nil {
+		fail(w, err)
+		return
 	}
-	kemi.WriteJSON(w, http.StatusOK, page)
+	var names []string
+	found := map[string]*profile{}
+	c.mu.RLock()
+	if p := c.projects[id.Project]; p != nil {
+		for name, x := range p.profiles {
+			if name > after {
+				names = append(names, name)
+				found[name] = x
+			}
+		}
+	}
+	c.mu.RUnlock()
+	writePage(w, names, limit, func(n string) resource.Object { return found[n].object() })
 }
 
 func wanted(q url.Values, name, have string) bool {
 	return !q.Has(name) || slices.Contains(q[name], have)
 }
 
-// pageOf is the first names in order, and where the next page begins.
-func pageOf(names []string, limit int) ([]string, string) {
-	sort.Strings(names)
-	if len(names) <= limit {
-		return names, ""
+// writePage answers the first names in order, and where the next page begins.
+func writePage(w http.ResponseWriter, names []string, limit int, object func(name string) resource.Object) {
+	page := resource.Page[resource.Object]{Items: []resource.Object{}}
+	slices.Sort(names)
+	if len(names) > limit {
+		names, page.Next = names[:limit], names[limit-1]
 	}
-	return names[:limit], names[limit-1]
+	for _, n := range names {
+		page.Items = append(page.Items, object(n))
+	}
+	kemi.WriteJSON(w, http.StatusOK, page)
 }

@@ -29,6 +29,8 @@ type HostSpec struct {
 	Zone        string            `json:"zone,omitempty"`
 	Description string            `json:"description,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
+	// SNMP says that the host is asked by SNMP, and how. Without it one that discovery found is asked as discovery says.
+	SNMP *SNMPSpec `json:"snmp,omitempty"`
 }
 
 // ServiceSpec is what people say of a service.
@@ -37,6 +39,8 @@ type ServiceSpec struct {
 	Description string            `json:"description,omitempty"`
 	DependsOn   []string          `json:"dependsOn,omitempty"` // other services, which need not be known yet
 	Labels      map[string]string `json:"labels,omitempty"`
+	// SNMPProfiles are profiles that the hosts of the service are asked for, beside their own.
+	SNMPProfiles []string `json:"snmpProfiles,omitempty"`
 }
 
 // report is the part of an agent's registration that IMS itself reads; the rest is kept as it came.
@@ -60,6 +64,11 @@ func (s HostSpec) validate() error {
 	if err := checkText(s.Description); err != nil {
 		return err
 	}
+	if s.SNMP != nil {
+		if err := s.SNMP.validate(); err != nil {
+			return err
+		}
+	}
 	return checkLabels(s.Labels)
 }
 
@@ -77,6 +86,9 @@ func (s ServiceSpec) validate() error {
 		if err := resource.CheckName(fmt.Sprintf("spec.dependsOn[%d]", i), d); err != nil {
 			return err
 		}
+	}
+	if err := checkProfiles("spec.snmpProfiles", s.SNMPProfiles); err != nil {
+		return err
 	}
 	return checkLabels(s.Labels)
 }
