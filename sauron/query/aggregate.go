@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"sort"
+
+	"kemi/pipeline/store"
 )
 
 // function is what an aggregator computes of several values.
@@ -100,6 +102,27 @@ func aggregatorOf(name string) (aggregator, bool) {
 	return a, ok
 }
 
+// reduction is the store's name for the function, if it has one.
+func (a aggregator) reduction() (store.Reduce, bool) {
+	switch a.fn {
+	case fnSum:
+		return store.ReduceSum, true
+	case fnMin:
+		return store.ReduceMin, true
+	case fnMax:
+		return store.ReduceMax, true
+	case fnAvg:
+		return store.ReduceAvg, true
+	case fnCount:
+		return store.ReduceCount, true
+	case fnFirst:
+		return store.ReduceFirst, true
+	case fnLast:
+		return store.ReduceLast, true
+	}
+	return 0, false
+}
+
 // reduce is the aggregate of values, which are at least one, in their order; NaN stands for a missing one. A scratch slice
 // may be handed in and is handed back for the next call.
 func (a aggregator) reduce(values, scratch []float64) (result float64, _ []float64) {
@@ -163,12 +186,12 @@ func (a aggregator) reduce(values, scratch []float64) (result float64, _ []float
 		if len(scratch) == 0 {
 			return math.NaN(), scratch
 		}
-		slices.Sort(scratch)
 		if a.fn == fnMedian {
+			place(scratch, len(scratch)/2)
 			return scratch[len(scratch)/2], scratch
 		}
 		// OpenTSDB 2.4 estimates percentiles of floating point numbers in one way, whatever the name says.
-		return percentile(scratch, a.percentile, legacy), scratch
+		return percentileOf(scratch, a.percentile, legacy), scratch
 	}
 	var c cell
 	for _, v := range values {
@@ -230,19 +253,7 @@ func (a aggregator) reduceInts(values []int64, scratch []float64) (int64, []floa
 
 // percentile of sorted values, which are at least one.
 func percentile(sorted []float64, p float64, e estimation) float64 {
-	n := float64(len(sorted))
-	q := p / 100
-	var pos float64
-	switch e {
-	case r3:
-		if q > 0.5/n {
-			pos = math.RoundToEven(n * q)
-		}
-	case r7:
-		pos = 1 + (n-1)*q
-	default:
-		pos = q * (n + 1)
-	}
+	n, pos := float64(len(sorted)), position(len(sorted), p, e)
 	switch {
 	case pos < 1 || len(sorted) == 1:
 		return sorted[0]
@@ -252,6 +263,21 @@ func percentile(sorted []float64, p float64, e estimation) float64 {
 	i := int(pos)
 	lower, upper := sorted[i-1], sorted[i]
 	return lower + (pos-math.Floor(pos))*(upper-lower)
+}
+
+// position is the place of a percentile among n sorted values, counted from 1; it may lie between two, or outside.
+func position(n int, p float64, e estimation) float64 {
+	q := p / 100
+	switch e {
+	case r3:
+		if q > 0.5/float64(n) {
+			return math.RoundToEven(float64(n) * q)
+		}
+		return 0
+	case r7:
+		return 1 + float64(n-1)*q
+	}
+	return q * float64(n+1)
 }
 
 // folds tells whether values can be added to a cell one by one.

@@ -21,6 +21,7 @@ import (
 
 	"kemi"
 	"kemi/pipeline/store"
+	"kemi/sauron/limit"
 )
 
 func manyHosts(n, samples int, step int64) *memory {
@@ -87,7 +88,7 @@ func TestConfigRefused(t *testing.T) {
 	}
 	for key, change := range map[string]func(*Config){
 		"maxSeries": func(c *Config) { c.MaxSeries = 0 }, "maxSamples": func(c *Config) { c.MaxSamples = -1 }, "maxPoints": func(c *Config) { c.MaxPoints = 0 },
-		"maxMemory": func(c *Config) { c.MaxMemory = 0 }, "maxQueries": func(c *Config) { c.MaxQueries = 0 }, "maxConcurrent": func(c *Config) { c.MaxConcurrent = 0 },
+		"maxMemory": func(c *Config) { c.MaxMemory = 0 }, "maxQueries": func(c *Config) { c.MaxQueries = 0 },
 		"timeout": func(c *Config) { c.Timeout = -time.Second },
 	} {
 		c := DefaultConfig()
@@ -159,7 +160,11 @@ func TestTimeout(t *testing.T) {
 		e := newEngine(t, m, func(o *Options) {
 			o.Store = waiting{m}
 			o.Config = DefaultConfig()
-			o.Config.Timeout, o.Config.MaxConcurrent = time.Second, 1
+			o.Config.Timeout = time.Second
+			var err error
+			if o.Gate, err = limit.New(limit.Config{Concurrent: 1, PerIdentity: 1, Waiting: 1, RetryAfter: time.Second}, nil); err != nil {
+				t.Fatal(err)
+			}
 		})
 		var wg sync.WaitGroup
 		errs := make([]error, 2)
@@ -171,7 +176,7 @@ func TestTimeout(t *testing.T) {
 			_, _, errs[1] = e.Query(ctx, testID, cpuRequest("sum", ""))
 		})
 		wg.Wait()
-		if !errors.Is(errs[0], kemi.ErrLimited) || !strings.Contains(errs[0].Error(), "timeout = 1s") {
+		if !errors.Is(errs[0], kemi.ErrLimited) || !strings.Contains(errs[0].Error(), "query.timeout = 1s") {
 			t.Errorf("slow query: %v", errs[0])
 		}
 		if !errors.Is(errs[1], context.DeadlineExceeded) {
@@ -226,7 +231,7 @@ func TestHTTP(t *testing.T) {
 		code     int
 	}{
 		{"gzip", packed.Bytes(), 200}, {"gzip", packed.Bytes()[:20], 400}, {"gzip", []byte(body), 400}, {"br", []byte(body), 400},
-		{"", bytes.Repeat([]byte(" "), maxBody+1), 413}, {"gzip", bomb(t), 413},
+		{"", bytes.Repeat([]byte(" "), 4<<20+1), 413}, {"gzip", bomb(t), 413},
 	} {
 		if got := send(c.encoding, c.body); got != c.code {
 			t.Errorf("%d bytes of %q: %d, want %d", len(c.body), c.encoding, got, c.code)
@@ -247,7 +252,7 @@ func TestHTTP(t *testing.T) {
 func bomb(t *testing.T) []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
-	if _, err := z.Write(make([]byte, maxBody+1)); err != nil {
+	if _, err := z.Write(make([]byte, 4<<20+1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := z.Close(); err != nil {
@@ -374,7 +379,7 @@ func BenchmarkWriteJSON(b *testing.B) {
 	}
 	for b.Loop() {
 		var out bytes.Buffer
-		if err := WriteJSON(&out, &r, results, stats); err != nil {
+		if err := WriteJSON(&out, &r, results, nil, stats); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,14 +1,15 @@
 package query
 
 import (
+	"fmt"
 	"regexp"
 	"regexp/syntax"
 	"slices"
 	"sort"
 	"strings"
 
-	"kemi"
 	"kemi/pipeline/store"
+	"kemi/sauron/tsdhttp"
 )
 
 // Filter selects series by the value of a tag, and may group by it.
@@ -17,6 +18,8 @@ type Filter struct {
 	Tagk    string
 	Filter  string
 	GroupBy bool
+
+	shown string // the type by which OpenTSDB shows it, if it is another
 }
 
 // FilterTypes are the types of Filter with what they do and an example, for the API that lists them.
@@ -39,17 +42,17 @@ func tagFilter(tagk, value string, groupBy bool) (Filter, error) {
 	f := Filter{Type: "literal_or", Tagk: tagk, Filter: value, GroupBy: groupBy}
 	switch typ, rest, paren := strings.Cut(value, "("); {
 	case value == "":
-		return f, kemi.Errorf(kemi.ErrInvalid, "tag %q: Filter cannot be null or empty", clip(tagk))
+		return f, tsdhttp.Badf("Filter cannot be null or empty")
 	case value == "*":
 		f.Type = "wildcard"
 	case paren:
 		inner, ok := strings.CutSuffix(rest, ")")
 		if !ok {
-			return f, kemi.Errorf(kemi.ErrInvalid, "tag %q: Filter must end with a ')': %s", clip(tagk), clip(value))
+			return f, tsdhttp.Badf("Filter must end with a ')': %s", clip(value))
 		}
 		f.Type, f.Filter = strings.ToLower(typ), inner
 	case strings.Contains(value, "*"):
-		f.Type = "iwildcard"
+		f.Type, f.shown = "iwildcard", "wildcard"
 	}
 	return f, nil
 }
@@ -66,7 +69,7 @@ type compiled struct {
 func (f Filter) compile(label string) (compiled, error) {
 	c := compiled{Filter: f, name: label}
 	fail := func(format string, args ...any) (compiled, error) {
-		return c, kemi.Errorf(kemi.ErrInvalid, "filter on tagk %q: "+format, append([]any{clip(f.Tagk)}, args...)...)
+		return c, tsdhttp.Bad(fmt.Sprintf(format, args...), fmt.Sprintf("filter on tagk %q of type %q: %q", clip(f.Tagk), clip(f.Type), clip(f.Filter)))
 	}
 	switch {
 	case f.Type == "":
@@ -122,7 +125,7 @@ func (f Filter) compile(label string) (compiled, error) {
 		}
 	case "wildcard", "iwildcard":
 		if !strings.Contains(f.Filter, "*") {
-			return fail("Filter must contain an asterisk: %s", clip(f.Filter))
+			return fail("Filter must contain an asterisk")
 		}
 		w := newWildcard(f.Filter, f.Type == "iwildcard")
 		pattern, exact := w.pattern()
@@ -137,7 +140,7 @@ func (f Filter) compile(label string) (compiled, error) {
 	case "regexp":
 		pattern, err := searching(f.Filter)
 		if err != nil {
-			return fail("regexp %q: %w (the syntax is RE2)", clip(f.Filter), err)
+			return fail("%v (the syntax is RE2)", err)
 		}
 		c.matchers = append(c.matchers, present)
 		add(store.Regexp, pattern)

@@ -7,17 +7,20 @@ import (
 	"strings"
 
 	"kemi"
+	"kemi/sauron/tsdnote"
 )
 
 // group is the series that become one result.
 type group struct {
-	values []string // of the tags that are grouped by
-	metric string   // "-" once there are several
-	tags   []groupTag
-	series int
-	ids    []string // of the series, if wanted
-	cols   []column // all of them, or the only one
-	cells  *cells   // or the sum of all
+	values  []string // of the tags that are grouped by
+	metric  string   // "-" once there are several
+	tags    []groupTag
+	series  int
+	members []kemi.Labels // the series, if wanted
+	noted   bool
+	notes   []tsdnote.Note
+	cols    []column // all of them, or the only one
+	cells   *cells   // or the sum of all
 }
 
 type groupTag struct {
@@ -25,20 +28,56 @@ type groupTag struct {
 	many        bool
 }
 
-// join adds a series' labels: a tag with one value throughout is the result's, one with several is an aggregate tag.
-func (g *group) join(ls kemi.Labels, showIDs bool) {
+// rooms are where groups and their tags lie, many to an allocation.
+type rooms struct {
+	groups []group
+	free   []groupTag
+	made   int
+}
+
+func (r *rooms) group() *group {
+	if len(r.groups) == 0 {
+		r.made++
+		r.groups = make([]group, min(r.made*r.made, 64))
+	}
+	g := &r.groups[0]
+	r.groups = r.groups[1:]
+	return g
+}
+
+// tags is room for n tags.
+func (r *rooms) tags(n int) []groupTag {
+	if len(r.free) < n {
+		r.free = make([]groupTag, n*min(max(1, r.made*r.made), 64))
+	}
+	t := r.free[:0:n]
+	r.free = r.free[n:]
+	return t
+}
+
+// join adds a series' labels: a tag with one value throughout is the result's, one with several is an aggregate tag. Names and values that the
+// group before has, too, are taken from there, as labels are valid only while their series is read.
+func (g *group) join(ls kemi.Labels, before *group, room *rooms, showIDs bool) {
 	g.series++
 	if showIDs {
-		g.ids = append(g.ids, seriesID(ls))
+		g.members = append(g.members, cloneLabels(ls))
+	}
+	if g.series == 1 {
+		g.begin(ls, before, room)
+		return
 	}
 	i := 0
-	for _, l := range ls {
+	for j := range ls {
+		l := &ls[j]
+		if i < len(g.tags) && g.tags[i].name == l.Name {
+			if t := &g.tags[i]; !t.many && t.value != l.Value {
+				t.many, t.value = true, ""
+			}
+			i++
+			continue
+		}
 		if l.Name == kemi.MetricName {
-			switch g.metric {
-			case "":
-				g.metric = strings.Clone(l.Value)
-			case l.Value:
-			default:
+			if g.metric != l.Value {
 				g.metric = anyMetric
 			}
 			continue
@@ -51,6 +90,35 @@ func (g *group) join(ls kemi.Labels, showIDs bool) {
 		} else if t := &g.tags[i]; !t.many && t.value != l.Value {
 			t.many, t.value = true, ""
 		}
+	}
+}
+
+// begin sets the tags of the first series.
+func (g *group) begin(ls kemi.Labels, before *group, room *rooms) {
+	var like []groupTag
+	if before != nil {
+		like = before.tags
+	}
+	g.tags = room.tags(len(ls))
+	for _, l := range ls {
+		if l.Name == kemi.MetricName {
+			if before != nil && before.metric == l.Value {
+				g.metric = before.metric
+			} else {
+				g.metric = strings.Clone(l.Value)
+			}
+			continue
+		}
+		var t groupTag
+		if i := len(g.tags); i < len(like) && like[i].name == l.Name {
+			t = groupTag{name: like[i].name, value: like[i].value}
+		} else {
+			t.name = strings.Clone(l.Name)
+		}
+		if t.value != l.Value {
+			t.value = strings.Clone(l.Value)
+		}
+		g.tags = append(g.tags, t)
 	}
 }
 
@@ -69,6 +137,7 @@ type cells struct {
 type page struct {
 	cell []cell
 	own  []bool // a series has a point there; other cells hold only what lies between points
+	full bool   // all of them are own
 }
 
 // at is the cell of a slot between lo and hi.
@@ -91,21 +160,9 @@ func (c *cells) at(slot int64, b *budget) (*cell, *bool, error) {
 
 // fold adds a column: its points, and between them what the aggregator takes for it.
 func (c *cells) fold(p *plan, col column, b *budget) error {
-	add := func(slot int64, v float64, own bool) error {
-		if slot < c.lo || slot > c.hi {
-			return nil
-		}
-		x, mark, err := c.at(slot, b)
-		if err != nil {
-			return err
-		}
-		x.add(p.agg.fn, v)
-		*mark = *mark || own
-		return nil
-	}
 	before := c.lo - 1 // the slot of the point before
-	for k, t := range col.at {
-		slot := (t - c.grid.base) / c.grid.step
+	for k := 0; k < len(col.at); {
+		slot := (col.at[k] - c.grid.base) / c.grid.step
 		if k > 0 || p.Rate {
 			for s := max(before+1, c.lo); s < min(slot, c.hi+1); s++ {
 				v := col.seed
@@ -113,27 +170,99 @@ func (c *cells) fold(p *plan, col column, b *budget) error {
 				case k > 0 && p.Rate:
 					v = col.v[k-1]
 				case k > 0:
-					v = p.agg.interp.between(c.grid.time(s), col.at[k-1], t, col.v[k-1], col.v[k])
+					v = p.agg.interp.between(c.grid.time(s), col.at[k-1], col.at[k], col.v[k-1], col.v[k])
 				}
-				if err := add(s, v, false); err != nil {
+				x, _, err := c.at(s, b)
+				if err != nil {
 					return err
 				}
+				x.add(p.agg.fn, v)
 			}
 		}
-		if err := add(slot, col.v[k], true); err != nil {
+		// As a rule the points of the intervals that follow are all there.
+		end := len(col.at)
+		if col.at[end-1]-col.at[k] != int64(end-1-k)*c.grid.step {
+			for end = k + 1; end < len(col.at) && col.at[end] == col.at[end-1]+c.grid.step; end++ {
+			}
+		}
+		if err := c.foldRun(p.agg.fn, slot, col.v[k:end], b); err != nil {
 			return err
 		}
-		before = slot
+		before, k = slot+int64(end-k)-1, end
 	}
 	return nil
 }
 
+// foldRun adds the points of intervals that follow one another from a slot on.
+func (c *cells) foldRun(fn function, slot int64, v []float64, b *budget) error {
+	if skip := c.lo - slot; skip > 0 {
+		v = v[min(skip, int64(len(v))):]
+		slot = c.lo
+	}
+	if slot > c.hi {
+		return nil
+	}
+	v = v[:min(int64(len(v)), c.hi-slot+1)]
+	for len(v) > 0 {
+		if _, _, err := c.at(slot, b); err != nil {
+			return err
+		}
+		i := (slot - c.lo) % pageSize
+		n := min(int64(len(v)), int64(len(c.last.cell))-i)
+		addAll(fn, c.last.cell[i:i+n], v[:n])
+		if own := c.last.own[i : i+n]; !c.last.full {
+			for j := range own {
+				own[j] = true
+			}
+			c.last.full = len(own) == len(c.last.own)
+		}
+		v, slot = v[n:], slot+n
+	}
+	return nil
+}
+
+// addAll adds each value to the cell of the same number.
+func addAll(fn function, cells []cell, v []float64) {
+	cells = cells[:len(v)]
+	switch fn {
+	case fnMax:
+		for i, x := range v {
+			if c := &cells[i]; x == x {
+				if c.n == 0 || x > c.a {
+					c.a = x
+				}
+				c.n++
+			}
+		}
+	case fnMin:
+		for i, x := range v {
+			if c := &cells[i]; x == x {
+				if c.n == 0 || x < c.a {
+					c.a = x
+				}
+				c.n++
+			}
+		}
+	case fnSum, fnAvg:
+		for i, x := range v {
+			if c := &cells[i]; x == x {
+				c.a += x
+				c.n++
+			}
+		}
+	default:
+		for i, x := range v {
+			cells[i].add(fn, x)
+		}
+	}
+}
+
 // take adds a column to the group.
-func (g *group) take(p *plan, col column, b *budget, owned bool) error {
+func (g *group) take(p *plan, col column, b *budget, a *arena, owned bool) error {
 	switch {
 	case !p.folds(), len(g.cols) == 0 && g.cells == nil:
 		if !owned {
-			col.at, col.v = slices.Clone(col.at), slices.Clone(col.v)
+			col.at, col.v = a.times(col.at), a.values(col.v)
 		}
 		g.cols = append(g.cols, col)
 		return b.hold(16 * len(col.at))
@@ -198,10 +327,7 @@ func only(p *plan, c column, b *budget) (at []kemi.Millis, v []float64, err erro
 	if err := b.answer(j - i); err != nil {
 		return nil, nil, err
 	}
-	at, v = make([]kemi.Millis, 0, j-i), c.v[i:j]
-	for _, t := range c.at[i:j] {
-		at = append(at, kemi.Millis(t))
-	}
+	at, v = ofMillis(c.at[i:j]), c.v[i:j]
 	if !p.agg.keeps() {
 		for k := range v {
 			v[k] = p.agg.single(v[k])

@@ -1,8 +1,9 @@
 package query
 
 import (
-	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"sort"
@@ -10,45 +11,56 @@ import (
 
 	"kemi"
 	"kemi/pipeline/store"
+	"kemi/sauron/tsdhttp"
+	"kemi/sauron/tsduid"
 )
 
 // The most names and series that a look-up answers.
 const (
 	maxSuggest = 100_000
 	maxLookup  = 100_000
+
+	defaultLimit = 25 // where a request names none
 )
 
 // Suggest is the names of a type (metrics, tagk, tagv) that begin with prefix, sorted, at most limit of them.
 func (e *Engine) Suggest(ctx context.Context, id kemi.Identity, typ, prefix string, limit int) ([]string, error) {
-	ctx, done, err := e.admit(ctx)
+	ctx, b, err := e.admit(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	labels := []string{kemi.MetricName}
+	defer b.done()
+	labels, kind := []string{kemi.MetricName}, tsduid.Metric
 	if typ == "tagk" || typ == "tagv" {
 		names, err := e.o.Store.LabelNames(ctx, id, nil, allTime, 0)
 		if err != nil {
 			return nil, err
 		}
-		labels = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == kemi.MetricName })
+		labels, kind = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == kemi.MetricName }), tsduid.TagValue
 	}
+	var found []string
 	switch typ {
 	case "tagk":
-		return firstWith(labels, prefix, limit), nil
+		found, kind = firstWith(labels, prefix, limit), tsduid.TagKey
 	case "metrics", "tagv":
+		for _, l := range labels {
+			values, err := e.o.Store.LabelValues(ctx, id, l, nil, allTime, 0)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, firstWith(values, prefix, limit)...)
+		}
 	case "":
-		return nil, kemi.Errorf(kemi.ErrInvalid, "Missing 'type' parameter: must be metrics, tagk or tagv")
+		return nil, tsdhttp.Bad("Missing 'type' parameter", "must be metrics, tagk or tagv")
 	default:
-		return nil, kemi.Errorf(kemi.ErrInvalid, "Invalid 'type' parameter:%s: must be metrics, tagk or tagv", clip(typ))
+		return nil, tsdhttp.Bad("Invalid 'type' parameter:"+clip(typ), "must be metrics, tagk or tagv")
 	}
-	found := []string{}
-	for _, l := range labels {
-		values, err := e.o.Store.LabelValues(ctx, id, l, nil, allTime, 0)
+	if e.o.IDs != nil { // names that were given numbers exist, too
+		numbered, err := e.o.IDs.WithPrefix(ctx, id.Project, kind, prefix, limit)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, firstWith(values, prefix, limit)...)
+		found = append(found, numbered...)
 	}
 	sort.Strings(found)
 	return firstWith(slices.Compact(found), prefix, limit), nil
@@ -64,31 +76,34 @@ func firstWith(names []string, prefix string, limit int) []string {
 	return append([]string{}, names[i:j]...)
 }
 
-func (e *Engine) serveSuggest(w http.ResponseWriter, r *http.Request, id kemi.Identity) error {
-	v, err := params(r)
-	if err != nil {
-		return err
+func (e *Engine) serveSuggest(x *tsdhttp.Exchange) error {
+	var in struct {
+		Type, Q string
+		Max     scalar
 	}
-	typ, q, most := v.Get("type"), v.Get("q"), v.Get("max")
-	if r.Method == http.MethodPost {
-		var in struct {
-			Type, Q string
-			Max     scalar
-		}
-		if err := object(w, r, &in); err != nil {
+	if x.R.Method == http.MethodPost {
+		if err := x.Object(&in); err != nil {
 			return err
 		}
-		typ, q, most = in.Type, in.Q, string(in.Max)
+	} else {
+		var err error
+		if in.Type, err = x.Required("type"); err != nil {
+			return err
+		}
+		in.Q, in.Max = x.Get("q"), scalar(x.Get("max"))
 	}
-	limit, err := positive("max", most, 25, maxSuggest)
+	limit, ok := count(string(in.Max), defaultLimit)
+	if !ok {
+		return tsdhttp.Bad("Unable to parse 'max' as a number", "max: "+clip(string(in.Max)))
+	}
+	if limit <= 0 {
+		limit = defaultLimit
+	}
+	names, err := e.Suggest(x.R.Context(), x.ID, in.Type, in.Q, min(limit, maxSuggest))
 	if err != nil {
 		return err
 	}
-	names, err := e.Suggest(r.Context(), id, typ, q, limit)
-	if err != nil {
-		return err
-	}
-	return write(w, names)
+	return x.JSON(names)
 }
 
 // tagsSelector selects the series of a metric with these tags; "*" as a value wants the tag with any value, as a name any tag with the value.
@@ -130,239 +145,211 @@ func cloneLabels(ls kemi.Labels) kemi.Labels {
 	return out
 }
 
-func (e *Engine) serveLookup(w http.ResponseWriter, r *http.Request, id kemi.Identity) error {
-	type pair struct {
-		Key   string `json:"key"`
-		Value string `json:"value"`
-	}
-	v, err := params(r)
-	if err != nil {
-		return err
-	}
-	var in struct {
-		Metric string
-		Tags   []pair
-		Limit  scalar
-	}
-	if r.Method == http.MethodPost && v.Get("m") == "" {
-		if err := object(w, r, &in); err != nil {
-			return err
-		}
-	} else {
-		if in.Metric, in.Tags, err = func() (string, []pair, error) {
-			metric, rest, _ := strings.Cut(v.Get("m"), "{")
-			var tags []pair
-			for _, t := range strings.Split(strings.TrimSuffix(rest, "}"), ",") {
-				if t == "" {
-					continue
-				}
-				k, value, ok := strings.Cut(t, "=")
-				if !ok || k == "" && value == "" {
-					return "", nil, kemi.Errorf(kemi.ErrInvalid, "Unable to parse query m=%s: tag %q must be <tagk>=<value>", clip(v.Get("m")), clip(t))
-				}
-				tags = append(tags, pair{k, value})
-			}
-			return metric, tags, nil
-		}(); err != nil {
-			return err
-		}
-		in.Limit = scalar(v.Get("limit"))
-	}
-	if in.Metric == "" && len(in.Tags) == 0 {
-		return kemi.Errorf(kemi.ErrInvalid, "Missing metric and tags. Please supply at least one value.")
-	}
-	limit, err := positive("limit", string(in.Limit), 25, maxLookup)
-	if err != nil {
-		return err
-	}
-	labels := make([]kemi.Label, len(in.Tags))
-	for i, t := range in.Tags {
-		labels[i] = kemi.Label{Name: t.Key, Value: t.Value}
-	}
-	ctx, done, err := e.admit(r.Context())
-	if err != nil {
-		return err
-	}
-	defer done()
-	begin := e.o.Now()
-	sel, anyTag := tagsSelector(in.Metric, labels)
-	results := []map[string]any{}
-	total := 0
-	for ls, err := range e.o.Store.Series(ctx, id, sel, allTime) {
-		if err != nil {
-			return err
-		}
-		if !hasValues(ls, anyTag) {
-			continue
-		}
-		if total++; len(results) < limit {
-			ls = cloneLabels(ls)
-			results = append(results, map[string]any{"tsuid": seriesID(ls), "metric": ls.Get(kemi.MetricName), "tags": withoutName(ls)})
-		}
-	}
-	if in.Tags == nil {
-		in.Tags = []pair{}
-	}
-	answer := map[string]any{
-		"type": "LOOKUP", "tags": in.Tags, "limit": limit, "startIndex": 0, "totalResults": total,
-		"time": e.o.Now().Sub(begin).Milliseconds(), "results": results,
-	}
-	if in.Metric != "" {
-		answer["metric"] = in.Metric
-	}
-	if total == 0 && in.Metric != "" && in.Metric != "*" {
-		known, err := e.o.Store.LabelValues(ctx, id, kemi.MetricName, store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: in.Metric}}, allTime, 1)
-		if err != nil {
-			return err
-		}
-		if len(known) == 0 {
-			return kemi.Errorf(kemi.ErrNotFound, "Unable to resolve one or more UIDs: No such name for 'metrics': '%s'", clip(in.Metric))
-		}
-	}
-	return write(w, answer)
+// pair is a tag of a look-up; null stands for any.
+type pair struct {
+	Key   *string `json:"key"`
+	Value *string `json:"value"`
 }
 
-// LastPoint is the newest value of a series.
-type LastPoint struct {
-	Labels kemi.Labels
-	At     kemi.Millis
-	Value  float64
+// lookup is a request of search/lookup.
+type lookup struct {
+	Metric     *string
+	Tags       []pair
+	Limit      scalar
+	StartIndex int // repeated in the answer, which begins with the first series whatever it is
 }
 
-// lastWindows are how far back the newest values are looked for, in steps: most series have one in the last hour.
-var lastWindows = []int64{rowMillis, 24 * rowMillis, 30 * 24 * rowMillis, int64(maxTime)}
-
-// Last is the newest value within back of each series of a metric with these tags (and perhaps more), ordered by labels.
-func (e *Engine) Last(ctx context.Context, id kemi.Identity, metric string, tags []kemi.Label, back int64) ([]LastPoint, error) {
-	ctx, done, err := e.admit(ctx)
+// readLookup reads a body, or the parameter m=<metric>{<tagk>=<tagv>,…}.
+func readLookup(x *tsdhttp.Exchange) (in lookup, err error) {
+	body, err := x.Body()
 	if err != nil {
-		return nil, err
+		return in, err
 	}
-	defer done()
-	b := &budget{limits: e.o.Config}
-	sel, anyTag := tagsSelector(metric, tags)
-	now := int64(kemi.MillisOf(e.o.Now()))
-	open := map[string]bool{} // series without a value so far
-	for ls, err := range e.o.Store.Series(ctx, id, sel, kemi.Range{From: kemi.Millis(max(0, now-back)), To: maxTime}) {
-		if err != nil {
-			return nil, err
+	if len(body) > 0 {
+		if err = tsdhttp.Decode(body, &in); err != nil {
+			return in, err
 		}
-		if !hasValues(ls, anyTag) {
-			continue
+		if in.Metric == nil {
+			all := "*"
+			in.Metric = &all
 		}
-		if b.series++; b.read() != nil {
-			return nil, b.read()
-		}
-		open[seriesID(ls)] = true
+		return in, nil
 	}
-	var points []LastPoint
-	to := maxTime
-	for _, window := range lastWindows {
-		from := kemi.Millis(max(0, now-min(window, back)))
-		if len(open) == 0 || from >= to {
+	m, err := x.Required("m")
+	if err != nil {
+		return in, err
+	}
+	fail := func(format string, args ...any) (lookup, error) {
+		return in, tsdhttp.Bad("Unable to parse query", fmt.Sprintf(format, args...))
+	}
+	in.Tags, in.Limit = []pair{}, scalar(x.Get("limit"))
+	metric, rest, ok := strings.Cut(m, "{")
+	if metric != "" {
+		in.Metric = &metric
+	}
+	if !ok {
+		return in, nil
+	}
+	if rest, ok = strings.CutSuffix(rest, "}"); !ok {
+		return fail("Missing '}' at the end of: %s", clip(m))
+	}
+	if rest == "" && metric == "" {
+		return fail("Missing metric and tags: %s", clip(m))
+	}
+	for _, t := range strings.Split(rest, ",") {
+		if rest == "" {
 			break
 		}
-		newest := map[string]LastPoint{}
-		for pts, err := range e.o.Store.Select(ctx, id, sel, kemi.Range{From: from, To: to}) {
+		k, v, ok := strings.Cut(t, "=")
+		if !ok || len(t) < 2 || strings.Contains(v, "=") {
+			return fail("When parsing tag '%s': invalid tag: %s", clip(t), clip(t))
+		}
+		var p pair
+		if k != "" {
+			p.Key = &k
+		}
+		if v != "" {
+			p.Value = &v
+		}
+		in.Tags = append(in.Tags, p)
+	}
+	return in, nil
+}
+
+func (e *Engine) serveLookup(x *tsdhttp.Exchange) error {
+	in, err := readLookup(x)
+	if err != nil {
+		return err
+	}
+	limit, ok := count(string(in.Limit), defaultLimit)
+	if !ok {
+		return tsdhttp.Bad("Unable to convert 'limit' to a valid number", "limit: "+clip(string(in.Limit)))
+	}
+	most := limit
+	if most <= 0 || most > maxLookup {
+		most = maxLookup
+	}
+	metric := ""
+	if in.Metric != nil && *in.Metric != "*" {
+		metric = *in.Metric
+	}
+	var tags []kemi.Label
+	for _, t := range in.Tags {
+		l := kemi.Label{}
+		if t.Key != nil {
+			l.Name = *t.Key
+		}
+		if t.Value != nil {
+			l.Value = *t.Value
+		}
+		if l.Value == "" && (l.Name == "" || l.Name == "*") {
+			return tsdhttp.Bad("Unable to parse query", "tags: a tag needs a key or a value")
+		}
+		tags = append(tags, l)
+	}
+	ctx, b, err := e.admit(x.R.Context(), x.ID)
+	if err != nil {
+		return err
+	}
+	defer b.done()
+	begin := e.o.Now()
+	found, err := e.lookup(ctx, x.ID, metric, tags, most)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		if err := e.checkLookup(ctx, x.ID, metric, tags); err != nil {
+			return err
+		}
+	}
+	ids, err := e.TSUIDs(ctx, x.ID, found)
+	if err != nil {
+		return err
+	}
+	results := make([]map[string]any, len(found))
+	for i, ls := range found {
+		results[i] = map[string]any{"tsuid": ids[i], "metric": ls.Get(kemi.MetricName), "tags": withoutName(ls)}
+	}
+	answer := map[string]any{
+		"type": "LOOKUP", "limit": limit, "startIndex": in.StartIndex, "totalResults": len(results),
+		"time": float64(e.o.Now().Sub(begin).Milliseconds()), "results": results,
+	}
+	if in.Tags != nil {
+		answer["tags"] = in.Tags
+	}
+	if in.Metric != nil {
+		answer["metric"] = *in.Metric
+	}
+	return x.JSON(answer)
+}
+
+// lookup is the series of a metric (or of all, in the order of their metrics) with these tags, at most limit.
+func (e *Engine) lookup(ctx context.Context, id kemi.Identity, metric string, tags []kemi.Label, limit int) ([]kemi.Labels, error) {
+	metrics := []string{metric}
+	if metric == "" {
+		sel, _ := tagsSelector("", tags)
+		var err error
+		if metrics, err = e.o.Store.LabelValues(ctx, id, kemi.MetricName, sel, allTime, 0); err != nil {
+			return nil, err
+		}
+	}
+	var found []kemi.Labels
+	for _, m := range metrics {
+		sel, anyTag := tagsSelector(m, tags)
+		for ls, err := range e.o.Store.Series(ctx, id, sel, allTime) {
 			if err != nil {
 				return nil, err
 			}
-			b.samples += int64(len(pts.At))
-			if err := b.read(); err != nil {
-				return nil, err
-			}
-			n := len(pts.At)
-			key := seriesID(pts.Labels)
-			if n == 0 || !open[key] {
+			if !hasValues(ls, anyTag) {
 				continue
 			}
-			if had, ok := newest[key]; !ok {
-				newest[key] = LastPoint{cloneLabels(pts.Labels), pts.At[n-1], pts.Values[n-1]}
-			} else if pts.At[n-1] > had.At {
-				newest[key] = LastPoint{had.Labels, pts.At[n-1], pts.Values[n-1]}
+			if found = append(found, cloneLabels(ls)); len(found) >= limit {
+				return found, nil
 			}
 		}
-		for key, p := range newest {
-			delete(open, key)
-			points = append(points, p)
-		}
-		to = from
 	}
-	slices.SortFunc(points, func(x, y LastPoint) int { return cmp.Or(x.Labels.Compare(y.Labels), cmp.Compare(x.At, y.At)) })
-	return points, nil
+	return found, nil
 }
 
-func (e *Engine) serveLast(w http.ResponseWriter, r *http.Request, id kemi.Identity) error {
-	v, err := params(r)
-	if err != nil {
-		return err
+// checkLookup is an error for a name that the project has never had.
+func (e *Engine) checkLookup(ctx context.Context, id kemi.Identity, metric string, tags []kemi.Label) error {
+	err := e.checkTags(ctx, id, metric, tags, func(v string) bool { return v == "" || v == "*" })
+	if told := new(tsdhttp.Error); errors.As(err, &told) {
+		return tsdhttp.NotFound("Unable to resolve one or more UIDs", told.Message)
 	}
-	type sub struct {
-		Metric string
-		Tags   pairs
-		Tsuids []string
+	return err
+}
+
+// checkTags is an error for a metric, a tag key or value that the project has never had; those for which skip says so are not looked for.
+func (e *Engine) checkTags(ctx context.Context, id kemi.Identity, metric string, tags []kemi.Label, skip func(string) bool) error {
+	exists := func(label string, sel store.Selector) (bool, error) {
+		values, err := e.o.Store.LabelValues(ctx, id, label, sel, allTime, 1)
+		return len(values) > 0, err
 	}
-	var in struct {
-		Queries      []sub
-		ResolveNames boolean
-		BackScan     scalar
-	}
-	if r.Method == http.MethodPost {
-		if err := object(w, r, &in); err != nil {
+	if metric != "" {
+		ok, err := exists(kemi.MetricName, store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: metric}})
+		if err == nil && !ok {
+			err = e.unknown(ctx, id, tsduid.Metric, metric)
+		}
+		if err != nil {
 			return err
 		}
-	} else {
-		in.ResolveNames = boolean(isSet(v, "resolve"))
-		in.BackScan = scalar(v.Get("back_scan"))
-		for _, t := range v["timeseries"] {
-			metric, filters, err := parseMetric(t)
+	}
+	for _, t := range tags {
+		if !skip(t.Name) {
+			ok, err := exists(t.Name, nil)
+			if err == nil && (!ok || t.Name == kemi.MetricName) {
+				err = e.unknown(ctx, id, tsduid.TagKey, t.Name)
+			}
 			if err != nil {
 				return err
 			}
-			s := sub{Metric: metric}
-			for _, f := range filters {
-				s.Tags = append(s.Tags, kemi.Label{Name: f.Tagk, Value: f.Filter})
+		}
+		if !skip(t.Value) {
+			if err := e.checkValue(ctx, id, t.Name, t.Value, exists); err != nil {
+				return err
 			}
-			in.Queries = append(in.Queries, s)
-		}
-		if isSet(v, "tsuids") {
-			return errTsuids()
 		}
 	}
-	if len(in.Queries) == 0 {
-		return kemi.Errorf(kemi.ErrInvalid, "Missing sub queries")
-	}
-	hours, err := positive("back_scan", string(in.BackScan), 0, int(maxTime/rowMillis))
-	if err != nil {
-		return err
-	}
-	back := int64(hours) * rowMillis
-	if hours == 0 {
-		back = int64(maxTime)
-	}
-	out := []map[string]any{}
-	for _, q := range in.Queries {
-		if len(q.Tsuids) > 0 {
-			return errTsuids()
-		}
-		if q.Metric == "" {
-			return kemi.Errorf(kemi.ErrInvalid, "Missing the metric or tsuids, provide at least one")
-		}
-		known, err := e.o.Store.LabelValues(r.Context(), id, kemi.MetricName, store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: q.Metric}}, allTime, 1)
-		if err != nil || len(known) == 0 {
-			return noSuchName(err, "metrics", q.Metric)
-		}
-		points, err := e.Last(r.Context(), id, q.Metric, q.Tags, back)
-		if err != nil {
-			return err
-		}
-		for _, p := range points {
-			one := map[string]any{"timestamp": int64(p.At), "value": strings.Trim(string(appendValue(nil, p.Value, false)), `"`), "tsuid": seriesID(p.Labels)}
-			if in.ResolveNames {
-				one["metric"], one["tags"] = p.Labels.Get(kemi.MetricName), withoutName(p.Labels)
-			}
-			out = append(out, one)
-		}
-	}
-	return write(w, out)
+	return nil
 }

@@ -299,7 +299,8 @@ func (n naive) answer() map[string]map[int64]float64 {
 	return out
 }
 
-// TestAgainstNaive compares the executor with the naive answers to random questions, over stores that yield series whole and in pieces.
+// TestAgainstNaive compares the executor with the naive answers to random questions, over stores that yield series whole, in pieces, and
+// reduced.
 func TestAgainstNaive(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -314,8 +315,9 @@ func TestAgainstNaive(t *testing.T) {
 		}
 		m := newMemory()
 		w.each(func(ls kemi.Labels, at kemi.Millis, v float64, _ bool) { m.add(testID.Project, ls, at, v) })
-		e := newEngine(t, m)
+		engines := []*Engine{newEngine(t, m), newEngine(t, reducing{m})}
 		for range 150 {
+			e := engines[rnd.IntN(2)]
 			m.stretch = rnd.IntN(4)
 			n := naive{
 				world: w, name: oneOf(rnd, "n.a", "n.b", "-"), agg: oneOf(rnd, Aggregators()...), rate: rnd.IntN(3) == 0,

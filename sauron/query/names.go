@@ -9,6 +9,8 @@ import (
 
 	"kemi"
 	"kemi/pipeline/store"
+	"kemi/sauron/tsdhttp"
+	"kemi/sauron/tsduid"
 )
 
 // allTime is any time that a sample can have.
@@ -23,17 +25,14 @@ func (e *Engine) checkNames(ctx context.Context, id kemi.Identity, p *plan, x *e
 	}
 	if !x.matched {
 		ok, err := exists(kemi.MetricName, store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: p.Metric}})
-		if err != nil || !ok {
-			return noSuchName(err, "metrics", p.Metric)
+		if err == nil && !ok {
+			err = e.unknown(ctx, id, tsduid.Metric, p.Metric)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	for _, f := range p.filters {
-		if !x.matched || f.Type == "not_key" {
-			ok, err := exists(f.name, nil)
-			if err != nil || !ok {
-				return noSuchName(err, "tagk", f.Tagk)
-			}
-		}
 		for _, v := range f.literals {
 			if x.seen[v] {
 				continue
@@ -41,6 +40,16 @@ func (e *Engine) checkNames(ctx context.Context, id kemi.Identity, p *plan, x *e
 			if err := e.checkValue(ctx, id, f.name, v, exists); err != nil {
 				return err
 			}
+		}
+		if x.matched && f.Type != "not_key" {
+			continue
+		}
+		ok, err := exists(f.name, nil)
+		if err == nil && !ok {
+			err = e.unknown(ctx, id, tsduid.TagKey, f.Tagk)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -61,14 +70,18 @@ func (e *Engine) checkValue(ctx context.Context, id kemi.Identity, key, value st
 			return err
 		}
 	}
-	return noSuchName(nil, "tagv", value)
+	return e.unknown(ctx, id, tsduid.TagValue, value)
 }
 
-func noSuchName(err error, kind, name string) error {
-	if err != nil {
-		return err
+// unknown is the error for a name that no series has, or nil if it has a number nevertheless.
+func (e *Engine) unknown(ctx context.Context, id kemi.Identity, kind tsduid.Kind, name string) error {
+	if e.o.IDs != nil {
+		known, err := e.o.IDs.Known(ctx, id.Project, kind, name)
+		if err != nil || known[name] != 0 {
+			return err
+		}
 	}
-	return kemi.Errorf(kemi.ErrInvalid, "No such name for '%s': '%s'", kind, clip(name))
+	return tsdhttp.Badf("No such name for '%s': '%s'", kind, clip(name))
 }
 
 // seriesID is a name for a series that does not change: what OpenTSDB's TSUID is for its clients.

@@ -75,7 +75,7 @@ func TestPeer(t *testing.T) {
 			var results []Result
 			var stats Stats
 			if results, stats, err = e.Query(t.Context(), testID, req); err == nil {
-				err = WriteJSON(&got, &req, results, stats)
+				err = WriteJSON(&got, &req, results, nil, stats)
 			}
 		}
 		if err != nil {

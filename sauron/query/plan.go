@@ -1,6 +1,7 @@
 package query
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"sort"
@@ -10,7 +11,11 @@ import (
 
 	"kemi"
 	"kemi/pipeline/store"
+	"kemi/sauron/tsdhttp"
 )
+
+// aggregatorsAre says where to look for them.
+const aggregatorsAre = "an aggregator must be one of those that /api/aggregators lists"
 
 // anyMetric is the metric of a query that selects by filters alone, nameKey the tag key that is the metric's name there.
 const (
@@ -35,8 +40,10 @@ type plan struct {
 	groupName  bool       // grouped by the metric's name
 	agg        aggregator
 	down       downsample
-	seek       int64 // samples before it take no part
-	until      int64 // nor do samples from here on
+	seek       int64           // samples before it take no part
+	until      int64           // nor do samples from here on
+	only       map[string]bool // with TSUIDs: the series that are wanted, by seriesID
+	nothing    bool            // it is known beforehand that there is no answer
 }
 
 type downKind uint8
@@ -75,18 +82,22 @@ func parseDownsample(s string) (downsample, error) {
 	if s == "" {
 		return d, nil
 	}
+	const example = "a downsample is an interval, a function and perhaps a fill policy, as in 15m-max or 1h-avg-nan"
 	fail := func(format string, args ...any) (downsample, error) {
-		return d, kemi.Errorf(kemi.ErrInvalid, "Invalid downsampling specifier '%s': "+format, append([]any{clip(s)}, args...)...)
+		return d, tsdhttp.Bad(fmt.Sprintf(format, args...), example)
+	}
+	switch parts := strings.Split(s, "-"); {
+	case len(parts) < 2:
+		return fail("Invalid downsampling specifier '%s': must provide at least interval and function", clip(s))
+	case len(parts) > 3 && !strings.HasPrefix(parts[2], "scalar("):
+		return fail("Invalid downsampling specifier '%s': must consist of interval, function, and optional fill policy", clip(s))
 	}
 	parts := strings.SplitN(s, "-", 3)
-	if len(parts) < 2 {
-		return fail("must provide at least interval and function")
-	}
 	d.kind = downFixed
 	interval := parts[0]
 	if digits, ok := strings.CutSuffix(interval, "all"); ok {
 		if digits != "" && !allDigits(digits) {
-			return fail("an interval over the whole range is written 0all")
+			return fail("Invalid downsampling specifier '%s': an interval over the whole range is written 0all", clip(s))
 		}
 		d.kind = downAll
 	} else {
@@ -95,10 +106,10 @@ func parseDownsample(s string) (downsample, error) {
 		}
 		var err error
 		if d.count, d.unit, err = splitDuration(interval); err != nil {
-			return fail("%w", err)
+			return d, err
 		}
 		if d.interval, err = ParseDuration(interval); err != nil {
-			return fail("%w", err)
+			return d, err
 		}
 	}
 	var ok bool
@@ -120,13 +131,13 @@ func parseDownsample(s string) (downsample, error) {
 		case strings.HasPrefix(fill, "scalar(") && strings.HasSuffix(fill, ")"):
 			v, err := strconv.ParseFloat(fill[len("scalar("):len(fill)-1], 64)
 			if err != nil || math.IsInf(v, 0) {
-				return fail("the fill policy scalar needs a number as in scalar(1.5)")
+				return fail("Unrecognized fill policy: %s: scalar needs a number as in scalar(1.5)", clip(parts[2]))
 			}
 			d.fill, d.value = fillValue, v
 		case fill == "scalar":
-			return fail("the fill policy scalar needs its number as in scalar(1.5)")
+			return fail("Unrecognized fill policy: scalar needs its number as in scalar(1.5)")
 		default:
-			return fail("Unrecognized fill policy: %s: must be one of none nan null zero scalar(x)", clip(parts[2]))
+			return d, tsdhttp.Bad("Unrecognized fill policy: "+clip(parts[2]), "must be none, nan, null, zero or scalar(x)")
 		}
 	}
 	return d, nil
@@ -136,23 +147,27 @@ func parseDownsample(s string) (downsample, error) {
 func newPlan(r *Request, i int) (*plan, error) {
 	q := r.Queries[i]
 	p := &plan{SubQuery: q, index: i, start: int64(r.Start), end: int64(r.End), any: q.Metric == anyMetric}
-	if p.start < 0 || p.end <= p.start || kemi.Millis(p.end) > maxTime {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "End time [%d] must be greater than the start time [%d], and both lie between 1970 and 2286", p.end, p.start)
+	if p.start < 0 || p.end <= p.start {
+		return nil, tsdhttp.Badf("End time [%d] must be greater than the start time [%d]", p.end, p.start)
 	}
+	if p.start >= int64(maxTime) {
+		return nil, tsdhttp.Bad(fmt.Sprintf("Invalid time: %d", p.start), "must lie between 1970 and 2286")
+	}
+	p.end = min(p.end, int64(maxTime))
 	if q.Aggregator == "" {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "Missing the aggregation function")
+		return nil, tsdhttp.Bad("Missing the aggregation function", aggregatorsAre)
 	}
 	var ok bool
 	if p.agg, ok = aggregatorOf(q.Aggregator); !ok {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "No such aggregation function: %s", clip(q.Aggregator))
+		return nil, tsdhttp.Bad("No such aggregation function: "+clip(q.Aggregator), aggregatorsAre)
 	}
-	if q.Metric == "" {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "Missing the metric or tsuids, provide at least one")
+	if q.Metric == "" && len(q.TSUIDs) == 0 {
+		return nil, tsdhttp.Badf("Missing the metric or tsuids, provide at least one")
 	}
-	if q.RateOptions.CounterMax < 0 || q.RateOptions.ResetValue < 0 {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "rateOptions: counterMax %d, resetValue %d: must not be negative", q.RateOptions.CounterMax, q.RateOptions.ResetValue)
+	if err := q.histograms(); err != nil {
+		return nil, err
 	}
-	if p.RateOptions.CounterMax == 0 {
+	if !p.RateOptions.HasMax {
 		p.RateOptions.CounterMax = math.MaxInt64
 	}
 	var err error
@@ -198,6 +213,16 @@ func (p *plan) setScan() {
 	}
 }
 
+// reduction is what the store can make of each interval itself: where intervals are fixed and what is read begins and ends with one.
+func (p *plan) reduction() (store.Reduce, bool) {
+	iv := kemi.Millis(p.down.interval)
+	if p.down.kind != downFixed || p.scan.From%iv != 0 || p.scan.To%iv != 0 || int64(p.scan.From) != p.seek || p.until != math.MaxInt64 ||
+		int64(p.scan.To) != p.last {
+		return 0, false
+	}
+	return p.down.agg.reduction()
+}
+
 func (p *plan) setFilters() error {
 	if !p.any {
 		p.selector = store.Selector{{Op: store.Equal, Name: kemi.MetricName, Value: p.Metric}}
@@ -207,7 +232,7 @@ func (p *plan) setFilters() error {
 		if p.any && label == nameKey {
 			label = kemi.MetricName
 		} else if label == kemi.MetricName {
-			return kemi.Errorf(kemi.ErrInvalid, "filter on tagk %q: the name of the metric is filtered with metric \"-\" and tagk \"metric\"", label)
+			return tsdhttp.Bad("No such name for 'tagk': '"+label+"'", "the name of the metric is filtered with metric \"-\" and tagk \"metric\"")
 		}
 		if label == kemi.MetricName && f.Type == "literal_or" && f.Filter == "*" {
 			f.Type = "wildcard" // no metric is called so: who writes it means all of them
@@ -216,7 +241,6 @@ func (p *plan) setFilters() error {
 		if err != nil {
 			return err
 		}
-		p.selector = append(p.selector, c.matchers...)
 		p.filters = append(p.filters, c)
 		if c.GroupBy && !slices.ContainsFunc(p.groupBy, func(o compiled) bool { return o.name == label }) {
 			p.groupBy = append(p.groupBy, c)
@@ -224,7 +248,33 @@ func (p *plan) setFilters() error {
 		}
 	}
 	sort.SliceStable(p.groupBy, func(i, j int) bool { return p.groupBy[i].Tagk < p.groupBy[j].Tagk })
+	p.selectFilters()
 	return nil
+}
+
+// selectFilters makes the selector of the filters: all of them have to hold, but of several literal_or on one tag key it is enough that one does, as with
+// OpenTSDB.
+func (p *plan) selectFilters() {
+	done := map[string]bool{}
+	for _, c := range p.filters {
+		if c.Type != "literal_or" {
+			p.selector = append(p.selector, c.matchers...)
+			continue
+		}
+		if done[c.name] {
+			continue
+		}
+		done[c.name] = true
+		f := c.Filter
+		for _, o := range p.filters {
+			if o.Type == "literal_or" && o.name == c.name && o.Filter.Filter != c.Filter.Filter {
+				f.Filter += "|" + o.Filter.Filter
+			}
+		}
+		if both, err := f.compile(c.name); err == nil { // as each of them did
+			p.selector = append(p.selector, both.matchers...)
+		}
+	}
 }
 
 // keeps tells whether a result of a query by filters alone has that tag: if it was grouped by it, or if the result is one series.
@@ -234,6 +284,9 @@ func (p *plan) keeps(tagk string) bool {
 
 // match tells whether a series that the selector found is wanted.
 func (p *plan) match(ls kemi.Labels) bool {
+	if p.only != nil {
+		return p.only[seriesID(ls)]
+	}
 	for i := range p.filters {
 		if f := &p.filters[i]; f.match != nil && !f.match(ls.Get(f.name)) {
 			return false
@@ -248,6 +301,23 @@ func (p *plan) match(ls kemi.Labels) bool {
 		}
 	}
 	return true
+}
+
+// exact tells whether the selector finds no other series than the query.
+func (p *plan) exact() bool {
+	if p.only != nil || p.ExplicitTags && len(p.filters) > 0 {
+		return false
+	}
+	return !slices.ContainsFunc(p.filters, func(c compiled) bool { return c.match != nil })
+}
+
+// selectorOf is the selector of one series and (as a label that is not there cannot be asked for) of those that have more labels.
+func selectorOf(ls kemi.Labels) store.Selector {
+	sel := make(store.Selector, len(ls))
+	for i, l := range ls {
+		sel[i] = store.Matcher{Op: store.Equal, Name: l.Name, Value: l.Value}
+	}
+	return sel
 }
 
 // folds tells whether the series of a group can be added up in cells of a grid: one cell per interval.
@@ -273,6 +343,18 @@ func (p *plan) window() (lo, hi int64) {
 		return 0, 0
 	}
 	return (p.start + p.down.interval - 1) / p.down.interval, p.end / p.down.interval
+}
+
+// core is the intervals that the answer has, if a series that has all of them needs no others: what lies before and after is there to be
+// interpolated from. Rates begin with what was before.
+func (p *plan) core() kemi.Range {
+	lo, hi := p.window()
+	iv := p.down.interval
+	from, to := max(lo*iv, int64(p.scan.From)), min((hi+1)*iv, int64(p.scan.To))
+	if p.Rate || p.down.fill != fillNone || from >= to {
+		return p.scan
+	}
+	return kemi.Range{From: kemi.Millis(from), To: kemi.Millis(to)}
 }
 
 // fillTimes are the times of all intervals, for fills; at most limit of them.

@@ -22,6 +22,7 @@ type reader struct {
 	budget *budget
 	fillAt []int64
 	own    bool // each column is kept: its memory is not used again
+	arena  *arena
 
 	col       column
 	have      bool      // an interval is open
@@ -89,6 +90,20 @@ func (r *reader) downsample(at []kemi.Millis, v []float64) error {
 	return nil
 }
 
+// reduced takes a whole series that the store has down-sampled.
+func (r *reader) reduced(pts kemi.Points) error {
+	at := millis(pts.At)
+	switch {
+	case r.fillAt != nil || r.p.Rate: // it is changed in place
+		r.col.at, r.col.v = append(r.col.at, at...), append(r.col.v, pts.Values...)
+	case r.own:
+		r.col.at, r.col.v = r.arena.times(at), r.arena.values(pts.Values)
+	default:
+		r.col.at, r.col.v = at, pts.Values
+	}
+	return r.budget.room(16 * len(at))
+}
+
 // open begins the interval that t lies in.
 func (r *reader) open(t int64) {
 	r.have = true
@@ -124,7 +139,11 @@ func (r *reader) flush(v []float64) {
 		v = r.rest
 	}
 	var x float64
-	x, r.scratch = r.p.down.agg.reduce(v, r.scratch)
+	if fn, ok := r.p.down.agg.reduction(); ok {
+		x = fn.Of(v)
+	} else {
+		x, r.scratch = r.p.down.agg.reduce(v, r.scratch)
+	}
 	r.col.at, r.col.v = append(r.col.at, r.from), append(r.col.v, x)
 	r.have, r.rest = false, r.rest[:0]
 }

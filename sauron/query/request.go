@@ -2,7 +2,6 @@ package query
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"kemi"
+	"kemi/sauron/tsdhttp"
+	"kemi/sauron/tsduid"
 )
 
 // Request is one or more queries over one range of time. Both ends are part of the range.
@@ -24,26 +25,37 @@ type Request struct {
 	Queries     []SubQuery
 
 	// How the answer is written; the executor does not look at these.
-	MsResolution, Arrays, ShowTSUIDs, ShowQuery, ShowStats, ShowSummary bool
+	MsResolution, Arrays, ShowQuery, ShowStats, ShowSummary bool
+	Padding                                                 string // a function's name around the answer (JSONP)
+
+	ShowTSUIDs, NoAnnotations, GlobalAnnotations bool // what is told beside the points
+	Delete                                       bool // what is answered is deleted
 }
 
 // SubQuery selects series, groups them and says how a group becomes one series.
 type SubQuery struct {
-	Metric       string // "-" selects by filters alone; there the tag key "metric" is the metric's name
-	Aggregator   string // see Aggregators
-	Downsample   string // "<interval>-<aggregator>[-<fill>]"; empty = none
+	Metric       string    // "-" selects by filters alone; there the tag key "metric" is the metric's name
+	Aggregator   string    // see Aggregators
+	Downsample   string    // "<interval>-<aggregator>[-<fill>]"; empty = none
+	TSUIDs       []string  // of the series, instead of metric and filters
+	Percentiles  []float64 // of histograms
+	Buckets      bool      // histograms with their buckets
 	Rate         bool
 	RateOptions  RateOptions
 	Filters      []Filter
 	ExplicitTags bool // only series that have no other tags than those with filters
+
+	keyUIDs []tsduid.UID // of the filters' tag keys, if the request shows the query
 }
 
 // RateOptions are for rates of counters.
 type RateOptions struct {
 	Counter    bool  // a value below the one before it means that the counter began anew
-	CounterMax int64 // the largest value of the counter, added at a new beginning; 0 = the largest there is
+	CounterMax int64 // the largest value of the counter, added at a new beginning
+	HasMax     bool  // CounterMax was given; otherwise it is the largest number there is
 	ResetValue int64 // a rate above it after a new beginning counts as 0; 0 = no such limit
 	DropResets bool  // a new beginning has no rate
+	Given      bool  // options were given at all, for the answer that shows the query
 }
 
 // ParseJSON reads a request as OpenTSDB and SAURON write it. Unknown fields are ignored; a body that lacks nothing but its last brace
@@ -53,53 +65,49 @@ func ParseJSON(body []byte, now time.Time) (Request, error) {
 	if err := decodeJSON(body, &in); err != nil {
 		return Request{}, err
 	}
-	if in.Queries == nil || len(*in.Queries) == 0 {
-		return Request{}, kemi.Errorf(kemi.ErrInvalid, "Missing queries")
-	}
-	if in.Delete {
-		return Request{}, errDelete()
-	}
 	r := Request{
 		Timezone: in.Timezone, UseCalendar: bool(in.UseCalendar), MsResolution: bool(in.MsResolution), Arrays: bool(in.Arrays),
 		ShowTSUIDs: bool(in.ShowTSUIDs), ShowQuery: bool(in.ShowQuery), ShowStats: bool(in.ShowStats), ShowSummary: bool(in.ShowSummary),
+		NoAnnotations: bool(in.NoAnnotations), GlobalAnnotations: bool(in.GlobalAnnotations), Delete: bool(in.Delete),
+	}
+	if in.Queries != nil {
+		for i, s := range *in.Queries {
+			q, err := s.subQuery()
+			if err != nil {
+				return r, notParsed(i, err)
+			}
+			r.Queries = append(r.Queries, q)
+		}
 	}
 	if err := r.setTimes(string(in.Start), string(in.End), now); err != nil {
 		return r, err
 	}
-	for i, s := range *in.Queries {
-		q, err := s.subQuery()
-		if err != nil {
-			return r, wrapQuery(i, err)
-		}
-		r.Queries = append(r.Queries, q)
+	if len(r.Queries) == 0 {
+		return Request{}, tsdhttp.Bad("Missing queries", "queries must be a list of at least one query")
 	}
 	r.dropDoubles()
 	return r, nil
 }
 
-func errDelete() error {
-	return kemi.Errorf(kemi.ErrDenied, "Deleting data is not enabled: a query only reads")
-}
-
-func wrapQuery(i int, err error) error { return kemi.Errorf(kindOf(err), "query %d: %w", i, err) }
-
-// kindOf keeps the kind of err: an error that has none is told as the client's.
-func kindOf(err error) error {
-	for _, k := range []error{kemi.ErrDenied, kemi.ErrTooLarge, kemi.ErrLimited, kemi.ErrUnavailable} {
-		if errors.Is(err, k) {
-			return k
-		}
+// notParsed tells of a query that cannot be read; OpenTSDB finds some mistakes while it reads, and does not say more of them.
+func notParsed(i int, err error) error {
+	var told *tsdhttp.Error
+	if errors.As(err, &told) {
+		return tsdhttp.Bad("Unable to parse the given JSON", fmt.Sprintf("query %d: %s", i, told.Error()))
 	}
-	return kemi.ErrInvalid
+	return kemi.Errorf(kemi.ErrInvalid, "query %d: %w", i, err)
 }
 
 func (r *Request) setTimes(start, end string, now time.Time) (err error) {
 	loc, err := location(r.Timezone)
 	if err != nil {
+		if !strings.ContainsAny(start+end, "/:") {
+			err = tsdhttp.Bad("The timezone specification could not be found", "timezone: "+clip(r.Timezone)+": must be a name of the time zone database as Asia/Seoul")
+		}
 		return err
 	}
 	if start == "" {
-		return kemi.Errorf(kemi.ErrInvalid, "Missing start time")
+		return tsdhttp.Bad("Missing start time", timesAre)
 	}
 	if r.Start, err = ParseTime(start, loc, now); err != nil {
 		return err
@@ -111,7 +119,7 @@ func (r *Request) setTimes(start, end string, now time.Time) (err error) {
 		}
 	}
 	if r.End <= r.Start {
-		return kemi.Errorf(kemi.ErrInvalid, "End time [%d] must be greater than the start time [%d]", r.End, r.Start)
+		return tsdhttp.Badf("End time [%d] must be greater than the start time [%d]", r.End, r.Start)
 	}
 	return nil
 }
@@ -132,22 +140,26 @@ next:
 }
 
 type jsonRequest struct {
-	Start        scalar     `json:"start"`
-	End          scalar     `json:"end"`
-	Timezone     string     `json:"timezone"`
-	UseCalendar  boolean    `json:"useCalendar"`
-	MsResolution boolean    `json:"msResolution"`
-	Arrays       boolean    `json:"arrays"`
-	ShowTSUIDs   boolean    `json:"showTSUIDs"`
-	ShowQuery    boolean    `json:"showQuery"`
-	ShowStats    boolean    `json:"showStats"`
-	ShowSummary  boolean    `json:"showSummary"`
-	Delete       boolean    `json:"delete"`
-	Queries      *[]jsonSub `json:"queries"`
+	Start        scalar  `json:"start"`
+	End          scalar  `json:"end"`
+	Timezone     string  `json:"timezone"`
+	UseCalendar  boolean `json:"useCalendar"`
+	MsResolution boolean `json:"msResolution"`
+	Arrays       boolean `json:"arrays"`
+	ShowTSUIDs   boolean `json:"showTSUIDs"`
+	ShowQuery    boolean `json:"showQuery"`
+	ShowStats    boolean `json:"showStats"`
+	ShowSummary  boolean `json:"showSummary"`
+	Delete       boolean `json:"delete"`
+
+	NoAnnotations     boolean `json:"noAnnotations"`
+	GlobalAnnotations boolean `json:"globalAnnotations"`
+
+	Queries *[]jsonSub `json:"queries"`
 }
 
 type jsonSub struct {
-	Metric      string  `json:"metric"`
+	Metric      scalar  `json:"metric"`
 	Aggregator  string  `json:"aggregator"`
 	Downsample  string  `json:"downsample"`
 	Rate        boolean `json:"rate"`
@@ -158,32 +170,30 @@ type jsonSub struct {
 		ResetValue scalar  `json:"resetValue"`
 		DropResets boolean `json:"dropResets"`
 	} `json:"rateOptions"`
-	Filters []struct {
-		Type    string  `json:"type"`
-		Tagk    string  `json:"tagk"`
-		Filter  string  `json:"filter"`
-		GroupBy boolean `json:"groupBy"` // groupby, too: names are compared without case
-		Grouped boolean `json:"group_by"`
-	} `json:"filters"`
-	Tags                 pairs           `json:"tags"`
-	ExplicitTags         boolean         `json:"explicitTags"`
-	Tsuids               []string        `json:"tsuids"`
-	Percentiles          json.RawMessage `json:"percentiles"`
-	ShowHistogramBuckets boolean         `json:"showHistogramBuckets"`
+	Filters              []jsonFilter `json:"filters"`
+	Tags                 pairs        `json:"tags"`
+	ExplicitTags         boolean      `json:"explicitTags"`
+	Tsuids               []string     `json:"tsuids"`
+	Percentiles          []float64    `json:"percentiles"`
+	ShowHistogramBuckets boolean      `json:"showHistogramBuckets"`
+}
+
+type jsonFilter struct {
+	Type    string  `json:"type"`
+	Tagk    string  `json:"tagk"`
+	Filter  string  `json:"filter"`
+	GroupBy boolean `json:"groupBy"` // groupby, too: names are compared without case
+	Grouped boolean `json:"group_by"`
 }
 
 func (s jsonSub) subQuery() (SubQuery, error) {
 	q := SubQuery{
-		Metric: s.Metric, Aggregator: s.Aggregator, Downsample: s.Downsample, Rate: bool(s.Rate), ExplicitTags: bool(s.ExplicitTags),
+		TSUIDs: s.Tsuids,
+		Metric: string(s.Metric), Aggregator: s.Aggregator, Downsample: s.Downsample, Rate: bool(s.Rate), ExplicitTags: bool(s.ExplicitTags),
 	}
-	if len(s.Tsuids) > 0 {
-		return q, errTsuids()
-	}
-	if p := bytes.TrimSpace(s.Percentiles); len(p) > 0 && string(p) != "null" && string(p) != "[]" || bool(s.ShowHistogramBuckets) {
-		return q, errHistograms()
-	}
+	q.Percentiles, q.Buckets = s.Percentiles, bool(s.ShowHistogramBuckets)
 	if o := s.RateOptions; o != nil {
-		q.RateOptions = RateOptions{Counter: bool(o.Counter || o.IsCounter), DropResets: bool(o.DropResets)}
+		q.RateOptions = RateOptions{Counter: bool(o.Counter || o.IsCounter), DropResets: bool(o.DropResets), HasMax: o.CounterMax != "", Given: true}
 		var err error
 		if q.RateOptions.CounterMax, err = o.CounterMax.whole("rateOptions.counterMax"); err != nil {
 			return q, err
@@ -202,15 +212,35 @@ func (s jsonSub) subQuery() (SubQuery, error) {
 		}
 		q.Filters = append(q.Filters, f)
 	}
+	for _, f := range q.Filters {
+		if _, err := f.compile(f.Tagk); err != nil {
+			return q, err
+		}
+	}
 	return q, nil
 }
 
-func errTsuids() error {
-	return kemi.Errorf(kemi.ErrInvalid, "tsuids: series have no TSUIDs here: name the metric and filter by tags instead")
-}
-
-func errHistograms() error {
-	return kemi.Errorf(kemi.ErrInvalid, "percentiles, showHistogramBuckets: histograms cannot be queried here: use /api/v1/query with histogram_quantile, or the aggregators p50 … p999 over plain series")
+// histograms is the error for a query of histograms, which are not read here.
+func (q *SubQuery) histograms() error {
+	const instead = "use /api/v1/query with histogram_quantile, or the aggregators p50 … p999 over plain series"
+	switch _, fn, _ := strings.Cut(q.Downsample, "-"); {
+	case len(q.Percentiles) == 0 && !q.Buckets:
+		return nil
+	case q.Aggregator != "none" && q.Aggregator != "sum":
+		return tsdhttp.Bad("Only NONE or SUM aggregation function supported for histogram query", instead)
+	case q.Downsample != "" && fn != "sum" && !strings.HasPrefix(fn, "sum-"):
+		return tsdhttp.Bad("Only SUM downsampling aggregation supported for histogram query", instead)
+	}
+	for _, p := range q.Percentiles {
+		if !(p >= 0 && p <= 100) {
+			s := strconv.FormatFloat(p, 'f', -1, 64)
+			if p == math.Trunc(p) {
+				s += ".0"
+			}
+			return tsdhttp.Bad("Invalid percentile parameters: "+s, "must be from 0 to 100")
+		}
+	}
+	return tsdhttp.Bad("Histograms cannot be queried here", "percentiles, showHistogramBuckets: "+instead)
 }
 
 // scalar is a string or a number.
@@ -232,7 +262,7 @@ func (s *scalar) UnmarshalJSON(b []byte) error {
 		}
 		return nil
 	}
-	return kemi.Errorf(kemi.ErrInvalid, "%s where a number or a string was expected", clip(string(b)))
+	return tsdhttp.Bad("Unable to parse the given JSON", clip(string(b))+" where a number or a string was expected")
 }
 
 // whole is s as an integer; empty is 0.
@@ -241,10 +271,10 @@ func (s scalar) whole(field string) (int64, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(string(s), 10, 64)
-	if err != nil || n < 0 {
+	if err != nil {
 		f, ferr := strconv.ParseFloat(string(s), 64)
-		if ferr != nil || f < 0 || f >= math.MaxInt64 {
-			return 0, kemi.Errorf(kemi.ErrInvalid, "%s: %q: must be a whole number from 0 to %d", field, clip(string(s)), int64(math.MaxInt64))
+		if ferr != nil || math.Abs(f) >= math.MaxInt64 {
+			return 0, tsdhttp.Badf("%s: %q: must be a whole number up to %d", field, clip(string(s)), int64(math.MaxInt64))
 		}
 		n = int64(f)
 	}
@@ -261,7 +291,7 @@ func (f *boolean) UnmarshalJSON(b []byte) error {
 	case "false", "0", "", "null":
 		*f = false
 	default:
-		return kemi.Errorf(kemi.ErrInvalid, "%s where true or false was expected", clip(string(b)))
+		return tsdhttp.Bad("Unable to parse the given JSON", clip(string(b))+" where true or false was expected")
 	}
 	return nil
 }
@@ -276,7 +306,7 @@ func (p *pairs) UnmarshalJSON(b []byte) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return kemi.Errorf(kemi.ErrInvalid, "tags: %s: must be an object of strings", clip(string(b)))
+		return tsdhttp.Bad("Unable to parse the given JSON", "tags: "+clip(string(b))+": must be an object of strings")
 	}
 	for d.More() {
 		k, err := d.Token()
@@ -285,7 +315,7 @@ func (p *pairs) UnmarshalJSON(b []byte) error {
 		}
 		var v scalar
 		if err := d.Decode(&v); err != nil {
-			return kemi.Errorf(kemi.ErrInvalid, "tags: %s: must be an object of strings", clip(string(b)))
+			return tsdhttp.Bad("Unable to parse the given JSON", "tags: "+clip(string(b))+": must be an object of strings")
 		}
 		name, _ := k.(string)
 		*p = append(*p, kemi.Label{Name: name, Value: string(v)})
@@ -296,21 +326,14 @@ func (p *pairs) UnmarshalJSON(b []byte) error {
 // decodeJSON reads the first value of body; what follows it is ignored, as OpenTSDB does.
 func decodeJSON(body []byte, v any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
-		return kemi.Errorf(kemi.ErrInvalid, "Missing message content: supply valid JSON in the body of the request")
+		return tsdhttp.Decode(body, v)
 	}
 	err := json.NewDecoder(bytes.NewReader(body)).Decode(v)
 	if errors.Is(err, io.ErrUnexpectedEOF) && lacksOnlyBrace(body) {
 		err = json.NewDecoder(io.MultiReader(bytes.NewReader(body), strings.NewReader("}"))).Decode(v)
 	}
 	if err != nil {
-		wrong := new(json.UnmarshalTypeError)
-		switch {
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			err = errors.New("it ends in the middle")
-		case errors.As(err, &wrong):
-			err = fmt.Errorf("%s: a JSON %s does not fit", cmp.Or(wrong.Field, "the whole"), wrong.Value)
-		}
-		return kemi.Errorf(kemi.ErrInvalid, "Unable to parse the given JSON: %w", err)
+		return tsdhttp.NotJSON(err)
 	}
 	return nil
 }

@@ -1,161 +1,123 @@
 package query
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
-	"io"
 	"net/http"
-	"net/url"
 	"strconv"
-	"strings"
 
 	"kemi"
+	"kemi/sauron/tsdhttp"
 )
 
-// maxBody is the largest request that is read, unpacked.
-const maxBody = 4 << 20
-
-// Routes are OpenTSDB's paths under /api and /api/v2.
-func (e *Engine) Routes() []kemi.Route {
-	var routes []kemi.Route
-	add := func(methods, path string, handle func(http.ResponseWriter, *http.Request, kemi.Identity) error) {
-		for _, m := range strings.Fields(methods) {
-			for _, prefix := range []string{"/api/", "/api/v2/"} {
-				routes = append(routes, kemi.Route{
-					Pattern: m + " " + prefix + path, Needs: kemi.MetricsRead, Dialect: kemi.DialectOpenTSDB,
-					Handle: func(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-						if err := handle(w, r, id); err != nil {
-							kemi.WriteError(w, kemi.DialectOpenTSDB, err)
-						}
-					},
-				})
-			}
-		}
+// Endpoints are OpenTSDB's paths that ask for data and names.
+func (e *Engine) Endpoints() []tsdhttp.Endpoint {
+	asks := func(path string, handle func(x *tsdhttp.Exchange) error) tsdhttp.Endpoint {
+		m := tsdhttp.Method{Needs: kemi.MetricsRead, Handle: handle}
+		return tsdhttp.Endpoint{Path: path, Methods: map[string]tsdhttp.Method{http.MethodGet: m, http.MethodPost: m}}
 	}
-	add("GET POST", "query", e.serveQuery)
-	add("DELETE", "query", func(http.ResponseWriter, *http.Request, kemi.Identity) error { return errDelete() })
-	add("GET POST", "query/last", e.serveLast)
-	add("GET POST", "suggest", e.serveSuggest)
-	add("GET POST", "search/lookup", e.serveLookup)
-	add("GET POST", "aggregators", func(w http.ResponseWriter, _ *http.Request, _ kemi.Identity) error {
-		return write(w, Aggregators())
-	})
-	filters := func(w http.ResponseWriter, _ *http.Request, _ kemi.Identity) error { return write(w, FilterTypes) }
-	add("GET POST", "config/filters", filters)
-	add("GET POST", "filters", filters)
-	add("GET POST", "version", func(w http.ResponseWriter, _ *http.Request, _ kemi.Identity) error {
-		return write(w, map[string]string{ // the version is that of the protocol, the revision is ours
-			"version": "2.4.1", "short_revision": e.o.Version, "full_revision": e.o.Version, "repo": "KEMI", "repo_status": "MINT",
-			"branch": "", "host": "", "user": "", "timestamp": "",
-		})
-	})
-	return routes
+	query := asks("query", e.serveQuery)
+	query.Methods[http.MethodDelete] = tsdhttp.Method{Needs: kemi.MetricsRead | kemi.MetricsDelete, Handle: e.serveQuery}
+	query.Override = true
+	last := asks("query/last", e.serveLast)
+	last.Methods[http.MethodDelete] = last.Methods[http.MethodGet] // it deletes nothing, but OpenTSDB answers it
+	lookup := asks("search/lookup", e.serveLookup)
+	lookup.Override = true
+	lookup.Refuse = func(method string) error { return tsdhttp.Badf("Unsupported method: %s", method) }
+	running := tsdhttp.Method{Needs: kemi.Admin, Handle: e.serveJournal}
+	filters := func(x *tsdhttp.Exchange) error { return x.JSON(FilterTypes) }
+	return []tsdhttp.Endpoint{
+		{Path: "stats/query", Methods: map[string]tsdhttp.Method{http.MethodGet: running, http.MethodPost: running}},
+		query, last, lookup, asks("suggest", e.serveSuggest), asks("config/filters", filters), asks("filters", filters),
+		asks("aggregators", func(x *tsdhttp.Exchange) error { return x.JSON(Aggregators()) }),
+	}
 }
 
-func write(w http.ResponseWriter, v any) error {
-	kemi.WriteJSON(w, http.StatusOK, v)
-	return nil
-}
-
-func (e *Engine) serveQuery(w http.ResponseWriter, r *http.Request, id kemi.Identity) error {
-	params, err := params(r)
+func (e *Engine) serveQuery(x *tsdhttp.Exchange) error {
+	req, err := e.readQuery(x)
 	if err != nil {
 		return err
 	}
-	var req Request
-	if r.Method == http.MethodPost {
+	return e.Serve(x, &req)
+}
+
+func (e *Engine) readQuery(x *tsdhttp.Exchange) (req Request, err error) {
+	if x.R.Method == http.MethodPost {
 		var body []byte
-		if body, err = readBody(w, r); err != nil {
+		if body, err = x.Body(); err != nil {
+			return req, err
+		}
+		if req, err = ParseJSON(body, e.o.Now()); err != nil {
+			return req, err
+		}
+		req.Arrays = req.Arrays || isSet(x.Params, "arrays") // all else is said in the body
+		req.Delete = req.Delete || isSet(x.Params, "delete")
+	} else if req, err = ParseURL(x.Params, e.o.Now()); err != nil {
+		return req, err
+	}
+	req.Delete = req.Delete || x.Method == http.MethodDelete
+	req.Padding, err = x.Padding()
+	return req, err
+}
+
+// Serve answers a request that was read.
+func (e *Engine) Serve(x *tsdhttp.Exchange, req *Request) error {
+	if req.Delete {
+		if err := e.mayDelete(x.ID); err != nil {
 			return err
 		}
-		if isSet(params, "delete") {
-			return errDelete()
+	}
+	var (
+		stats Stats
+		err   error
+	)
+	entry := e.journal.begin(x, req, e.o.Now())
+	defer func() { e.journal.done(entry, stats, err, e.o.Now()) }()
+	err = e.serveRead(x, req, &stats)
+	return err
+}
+
+func (e *Engine) serveRead(x *tsdhttp.Exchange, req *Request, stats *Stats) error {
+	globals, err := e.Globals(x.R.Context(), x.ID, req)
+	if err != nil {
+		return err
+	}
+	var a arena
+	defer a.release()
+	results, cost, err := e.query(x.R.Context(), x.ID, *req, &a)
+	*stats = cost
+	if err != nil {
+		return err
+	}
+	if req.ShowQuery {
+		if err := e.numberKeys(x.R.Context(), x.ID, req); err != nil {
+			return err
 		}
-		req, err = ParseJSON(body, e.o.Now())
-		req.setFlags(params)
-	} else {
-		req, err = ParseURL(params, e.o.Now())
 	}
-	if err != nil {
-		return err
+	if req.Delete {
+		if err := e.delete(x.R.Context(), x.ID, req); err != nil {
+			return err
+		}
 	}
-	results, stats, err := e.Query(r.Context(), id, req)
-	if err != nil {
-		return err
-	}
-	h := w.Header()
+	return e.WriteResults(x, req, results, globals, cost)
+}
+
+// WriteResults writes results and what they cost.
+func (e *Engine) WriteResults(x *tsdhttp.Exchange, req *Request, results []Result, globals Globals, stats Stats) error {
 	if s, err := json.Marshal(stats); err == nil {
-		h.Set("X-Kemi-Stats", string(s))
+		x.W.Header().Set("X-Kemi-Stats", string(s))
 	}
-	h.Set("Content-Type", "application/json; charset=UTF-8")
-	if err := WriteJSON(w, &req, results, stats); err != nil {
+	x.Head(http.StatusOK)
+	if err := WriteJSON(x.W, req, results, globals, stats); err != nil {
 		e.o.Log.Debug("write answer of a metric query", "err", err) // the client is gone: there is nobody to tell
 	}
 	return nil
 }
 
-// params are the URL's, which may hold what a browser would escape.
-func params(r *http.Request) (url.Values, error) {
-	v, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "Bad request: query string %s: %w", clip(r.URL.RawQuery), err)
-	}
-	return v, nil
-}
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	tooLarge := func() error {
-		return kemi.Errorf(kemi.ErrTooLarge, "the request is larger than %d bytes: send several smaller ones", maxBody)
-	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		if len(raw) >= maxBody {
-			return nil, tooLarge()
-		}
-		return nil, kemi.Errorf(kemi.ErrInvalid, "read the request's body: %w", err)
-	}
-	switch enc := r.Header.Get("Content-Encoding"); enc {
-	case "", "identity":
-		return raw, nil
-	case "gzip":
-		z, err := gzip.NewReader(bytes.NewReader(raw))
-		if err != nil {
-			return nil, kemi.Errorf(kemi.ErrInvalid, "body is not gzip, as Content-Encoding says: %w", err)
-		}
-		raw, err = io.ReadAll(io.LimitReader(z, maxBody+1))
-		switch {
-		case err != nil:
-			return nil, kemi.Errorf(kemi.ErrInvalid, "body is broken gzip: %w", err)
-		case len(raw) > maxBody:
-			return nil, tooLarge()
-		}
-		return raw, nil
-	default:
-		return nil, kemi.Errorf(kemi.ErrInvalid, "Content-Encoding %q: must be gzip or none", clip(enc))
-	}
-}
-
-// object reads the JSON body of a POST, or nothing of a GET.
-func object(w http.ResponseWriter, r *http.Request, into any) error {
-	body, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	return decodeJSON(body, into)
-}
-
-// positive reads a count; empty is fallback.
-func positive(field, s string, fallback, most int) (int, error) {
+// count reads a count of a parameter as Integer.parseInt does; empty is fallback.
+func count(s string, fallback int) (int, bool) {
 	if s == "" {
-		return fallback, nil
+		return fallback, true
 	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 0 || n > most {
-		return 0, kemi.Errorf(kemi.ErrInvalid, "Unable to parse '%s' as a number: %q: must be from 0 to %d", field, clip(s), most)
-	}
-	if n == 0 {
-		return fallback, nil
-	}
-	return n, nil
+	n, err := strconv.ParseInt(s, 10, 32)
+	return int(n), err == nil
 }

@@ -13,6 +13,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"kemi/sauron/tsdhttp"
 )
 
 var update = flag.Bool("update", false, "rewrite what the scenarios in testdata expect")
@@ -127,7 +129,7 @@ func sameAnswer(got, want string) bool {
 // serve is the engine's routes for testID, as the server has them.
 func serve(e *Engine) *http.ServeMux {
 	mux := http.NewServeMux()
-	for _, r := range e.Routes() {
+	for _, r := range tsdhttp.Routes(e.Endpoints()) {
 		mux.HandleFunc(r.Pattern, func(w http.ResponseWriter, req *http.Request) { r.Handle(w, req, testID) })
 	}
 	return mux

@@ -245,3 +245,33 @@ func newEngine(tb testing.TB, s store.SeriesStore, change ...func(*Options)) *En
 	}
 	return e
 }
+
+// reducing is a memory that reduces, and keeps back whatever nobody has to read. It overwrites what it yielded before.
+type reducing struct{ *memory }
+
+var _ store.Downsampler = reducing{}
+
+func (m reducing) SelectDown(_ context.Context, id kemi.Identity, sel store.Selector, r, core kemi.Range, interval kemi.Millis, fn store.Reduce) iter.Seq2[store.Down, error] {
+	return func(yield func(store.Down, error) bool) {
+		found, err := m.find(id, sel, r)
+		if err != nil {
+			yield(store.Down{}, err)
+			return
+		}
+		var red store.Reducer
+		for _, s := range found {
+			red.Reset(interval, fn)
+			red.Samples(s.at, s.v)
+			d := red.Down()
+			from, _ := slices.BinarySearch(d.At, core.From)
+			to, _ := slices.BinarySearch(d.At, core.To)
+			if to-from == int((core.To-core.From)/interval) {
+				d.At, d.Values = d.At[from:to], d.Values[from:to]
+			}
+			d.Labels = s.labels
+			if len(d.At) > 0 && !yield(d, nil) {
+				return
+			}
+		}
+	}
+}

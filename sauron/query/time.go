@@ -1,12 +1,14 @@
 package query
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
 	_ "time/tzdata" // time zones are part of the query language, also where the system has no zone files
 
 	"kemi"
+	"kemi/sauron/tsdhttp"
 )
 
 // maxTime is the last time that a query can name: 13 digits of milliseconds.
@@ -21,7 +23,7 @@ func ParseTime(s string, loc *time.Location, now time.Time) (kemi.Millis, error)
 	var err error
 	switch {
 	case s == "":
-		return 0, kemi.Errorf(kemi.ErrInvalid, "empty time: must be seconds, milliseconds, a date as 2018/01/14-08:15:00, or a duration as 1h-ago")
+		return 0, tsdhttp.Bad("Missing start time", timesAre)
 	case lower == "now":
 		return kemi.MillisOf(now), nil
 	case strings.HasSuffix(lower, "-ago"):
@@ -31,7 +33,7 @@ func ParseTime(s string, loc *time.Location, now time.Time) (kemi.Millis, error)
 		}
 		t = kemi.MillisOf(now) - kemi.Millis(d)
 		if t < 0 {
-			return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid time: %s: is before 1970", clip(s))
+			return 0, tsdhttp.Bad("Invalid time: "+clip(s), "it is before 1970")
 		}
 		return t, nil
 	case strings.ContainsAny(s, "/:"):
@@ -39,13 +41,10 @@ func ParseTime(s string, loc *time.Location, now time.Time) (kemi.Millis, error)
 	default:
 		t, err = parseUnix(s)
 	}
-	if err != nil {
-		return 0, err
+	if err == nil && t < 0 {
+		err = tsdhttp.Bad("Invalid time: "+clip(s), "it is before 1970")
 	}
-	if t < 0 || t > maxTime {
-		return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid timestamp: %s: must lie between 1970 and 2286", clip(s))
-	}
-	return t, nil
+	return t, err
 }
 
 func parseDate(s string, loc *time.Location) (kemi.Millis, error) {
@@ -61,7 +60,7 @@ func parseDate(s string, loc *time.Location) (kemi.Millis, error) {
 	case 19:
 		layout = "2006/01/02-15:04:05"
 	default:
-		return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid absolute date: %s: must be yyyy/MM/dd, yyyy/MM/dd-HH:mm or yyyy/MM/dd-HH:mm:ss", clip(s))
+		return 0, tsdhttp.Bad("Invalid absolute date: "+clip(s), datesAre)
 	}
 	in := s
 	if len(s) > 10 && s[10] == ' ' {
@@ -69,7 +68,7 @@ func parseDate(s string, loc *time.Location) (kemi.Millis, error) {
 	}
 	t, err := time.ParseInLocation(layout, in, loc)
 	if err != nil {
-		return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid date: %s: must be yyyy/MM/dd, yyyy/MM/dd-HH:mm or yyyy/MM/dd-HH:mm:ss", clip(s))
+		return 0, tsdhttp.Bad("Invalid date: "+clip(s)+". Unparseable date: \""+clip(s)+"\"", datesAre)
 	}
 	return kemi.MillisOf(t), nil
 }
@@ -78,16 +77,24 @@ func parseUnix(s string) (kemi.Millis, error) {
 	digits, unitMillis := strings.CutSuffix(s, "ms")
 	if sec, frac, ok := strings.Cut(digits, "."); ok {
 		if unitMillis || len(sec) != 10 || len(frac) < 1 || len(frac) > 3 || !allDigits(sec) || !allDigits(frac) {
-			return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid time: %s. Millisecond timestamps must be in the format <seconds>.<ms> where the milliseconds are limited to 3 digits", clip(s))
+			return 0, tsdhttp.Badf("Invalid time: %s. Millisecond timestamps must be in the format <seconds>.<ms> where the milliseconds are limited to 3 digits", clip(s))
 		}
 		digits, unitMillis = sec+frac+"000"[len(frac):], true
 	}
-	if !allDigits(digits) || len(digits) > 18 {
-		return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid time: %s: must be seconds, milliseconds, a date as 2018/01/14-08:15:00, or a duration as 1h-ago", clip(s))
+	if len(digits) > 1 && digits[0] == '-' && allDigits(digits[1:]) {
+		return 0, tsdhttp.Bad("Invalid time: "+clip(s)+". Negative timestamps are not supported.", timesAre)
+	}
+	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return 0, tsdhttp.Bad(fmt.Sprintf("Invalid time: %s. Invalid character '%c' in %s", clip(s), c, clip(s)), timesAre)
+		}
+	}
+	if len(digits) > 18 {
+		return 0, tsdhttp.Bad(fmt.Sprintf("Invalid time: %s. Value too long: %s", clip(s), clip(s)), timesAre)
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil {
-		return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid time: %s: %w", clip(s), err)
+		return 0, tsdhttp.Bad("Invalid time: "+clip(s), timesAre)
 	}
 	if !unitMillis && len(digits) <= 10 {
 		n *= 1000
@@ -111,7 +118,7 @@ func ParseDuration(s string) (int64, error) {
 		return 0, err
 	}
 	if n > int64(maxTime)/u.millis {
-		return 0, kemi.Errorf(kemi.ErrInvalid, "Invalid duration: %s: is longer than time itself is counted here", clip(s))
+		return 0, tsdhttp.Badf("Duration must be < Long.MAX_VALUE ms: %s", clip(s))
 	}
 	return n * u.millis, nil
 }
@@ -130,18 +137,21 @@ func splitDuration(s string) (int64, unit, error) {
 		i++
 	}
 	if i == 0 || i > 15 {
-		return 0, unit{}, kemi.Errorf(kemi.ErrInvalid, "Invalid duration (number): %s: must be a number and a unit as 15m", clip(s))
+		return 0, unit{}, tsdhttp.Bad("Invalid duration (number): "+clip(s), "must be a number and a unit as 15m")
 	}
 	n, _ := strconv.ParseInt(s[:i], 10, 64) // at most 15 digits
 	if n == 0 {
-		return 0, unit{}, kemi.Errorf(kemi.ErrInvalid, "Zero or negative duration: %s", clip(s))
+		return 0, unit{}, tsdhttp.Bad("Zero or negative duration: "+clip(s), "must be a number and a unit as 15m")
 	}
 	for _, u := range units {
 		if strings.EqualFold(s[i:], u.name) {
 			return n, u, nil
 		}
 	}
-	return 0, unit{}, kemi.Errorf(kemi.ErrInvalid, "Invalid duration (suffix): %s: the unit must be ms, s, m, h, d, w, n or y", clip(s))
+	if s[i:] == "" {
+		return 0, unit{}, tsdhttp.Bad("Invalid duration, must have an integer and unit: "+clip(s), "must be a number and a unit as 15m")
+	}
+	return 0, unit{}, tsdhttp.Bad("Invalid duration (suffix): "+clip(s), "the unit must be ms, s, m, h, d, w, n or y")
 }
 
 // location is the time zone of that name; the empty name is UTC.
@@ -151,19 +161,19 @@ func location(name string) (*time.Location, error) {
 	}
 	loc, err := time.LoadLocation(name)
 	if err != nil || name == "Local" {
-		return nil, kemi.Errorf(kemi.ErrInvalid, "Invalid timezone name: %s: must be a name of the time zone database as Asia/Seoul", clip(name))
+		return nil, tsdhttp.Bad("Invalid timezone name: "+clip(name), "must be a name of the time zone database as Asia/Seoul")
 	}
 	return loc, nil
 }
 
 // clip keeps what a message repeats of a request short.
-func clip(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
-}
+func clip(s string) string { return tsdhttp.Clip(s) }
+
+// What times and dates have to be, for messages.
+const (
+	timesAre = "a time must be seconds, milliseconds, a date as 2018/01/14-08:15:00, now, or a duration as 1h-ago"
+	datesAre = "a date must be yyyy/MM/dd, yyyy/MM/dd-HH:mm or yyyy/MM/dd-HH:mm:ss"
+)
 
 // previousInterval is where the calendar interval of n units begins that t lies in. Intervals are counted from the beginning of the next
 // larger unit that they divide: 6h from midnight, 7h from the first of the month, 1d from midnight, 2d from the first of January.
