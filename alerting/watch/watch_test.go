@@ -24,9 +24,9 @@ import (
 	"kemi"
 	"kemi/pipeline/bus"
 	"kemi/pipeline/codec"
+	"kemi/pipeline/head"
 	"kemi/pipeline/sqlite"
 	"kemi/pipeline/store"
-	"kemi/pipeline/tsdb"
 	"kemi/pipeline/wal"
 )
 
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 // metricsSource is the upstream engine over a real TSDB, as app puts them together.
 type metricsSource struct {
-	db     *tsdb.DB
+	db     *head.DB
 	engine *promql.Engine
 }
 
@@ -64,7 +64,7 @@ func (m metricsSource) Instant(ctx context.Context, id kemi.Identity, expr strin
 // direct writes what rules record into the TSDB, in the order in which it comes.
 type direct struct {
 	mu    sync.Mutex
-	db    *tsdb.DB
+	db    *head.DB
 	table *codec.Table
 	next  int64
 }
@@ -81,7 +81,7 @@ type fixture struct {
 	dir     string
 	bus     *wal.WAL
 	control *sqlite.DB
-	db      *tsdb.DB
+	db      *head.DB
 	w       *Watcher
 	stop    func()
 	writer  *direct
@@ -104,14 +104,14 @@ func (f *fixture) start() {
 		}
 	}
 	reg, log := prometheus.NewRegistry(), slog.New(slog.DiscardHandler)
-	bc, tc := wal.DefaultConfig(), tsdb.DefaultConfig()
+	bc, tc := wal.DefaultConfig(), head.DefaultConfig()
 	bc.Dir, tc.Dir = filepath.Join(f.dir, "bus"), filepath.Join(f.dir, "metrics")
 	var err error
 	f.bus, err = wal.Open(bc, wal.Options{Log: log, Registerer: reg})
 	check(err)
 	f.control, err = sqlite.Open(filepath.Join(f.dir, "control.db"))
 	check(err)
-	f.db, err = tsdb.Open(tc, tsdb.Options{Log: log, Registerer: reg})
+	f.db, err = head.Open(tc, head.Options{Log: log, Registerer: reg})
 	check(err)
 	f.writer = &direct{db: f.db, table: codec.NewTable(nil, time.Now)}
 	config := DefaultConfig()

@@ -43,8 +43,16 @@ func New(o Options) (http.Handler, error) {
 	}
 	o.Registry.MustRegister(m.requests, m.seconds, m.inFlight)
 	mux := http.NewServeMux()
+	packed, err := packer()
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range o.Routes {
-		if err := handle(mux, r, &server{o: o, m: m, route: r}); err != nil {
+		var h http.Handler = &server{o: o, m: m, route: r}
+		if !r.Stream {
+			h = packed(h)
+		}
+		if err := handle(mux, r, h); err != nil {
 			return nil, err
 		}
 	}

@@ -244,12 +244,17 @@ func (a *Authenticator) subject(r *http.Request) (kemi.Identity, error) {
 	return kemi.Identity{Subject: subject, Project: t.Project, Permissions: perms}, nil
 }
 
-// credential is the secret that r carries: as a bearer token, as the password of Basic, as X-Auth-Token, or in the session cookie.
+// credential is the secret that r carries: as a bearer token, as InfluxDB's "Token" (alone, or after a user's name and a colon), as the password of
+// Basic, as X-Auth-Token, as the parameter p of InfluxDB 1, or in the session cookie.
 func credential(r *http.Request) (secret string, viaCookie bool) {
 	if h := r.Header.Get("Authorization"); h != "" {
 		scheme, rest, _ := strings.Cut(h, " ")
 		if strings.EqualFold(scheme, "Bearer") {
 			return strings.TrimSpace(rest), false
+		}
+		if strings.EqualFold(scheme, "Token") {
+			rest = strings.TrimSpace(rest)
+			return rest[strings.LastIndexByte(rest, ':')+1:], false
 		}
 		if _, password, ok := r.BasicAuth(); ok {
 			return password, false
@@ -258,6 +263,11 @@ func credential(r *http.Request) (secret string, viaCookie bool) {
 	}
 	if t := r.Header.Get("X-Auth-Token"); t != "" {
 		return t, false
+	}
+	if path := strings.TrimPrefix(r.URL.Path, "/influx"); path == "/write" || path == "/query" {
+		if p := r.URL.Query().Get("p"); p != "" {
+			return p, false
+		}
 	}
 	if c, err := r.Cookie(cookieName); err == nil && c.Value != "" {
 		return c.Value, true

@@ -194,3 +194,10 @@ func (c *Client) Put(ctx context.Context, points []DataPoint) error {
 	_, err = c.raw(ctx, http.MethodPost, "/api/put", url.Values{"details": {"true"}}, body, "Content-Type", "application/json")
 	return err
 }
+
+// RemoteWrite writes a body of Prometheus' remote write 1.0, packed with snappy. It returns when the samples are durable.
+func (c *Client) RemoteWrite(ctx context.Context, body []byte) error {
+	_, err := c.raw(ctx, http.MethodPost, "/api/v1/write", nil, body, "Content-Type", "application/x-protobuf", "Content-Encoding", "snappy",
+		"X-Prometheus-Remote-Write-Version", "0.1.0")
+	return err
+}

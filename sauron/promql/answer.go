@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"sync"
 
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/util/annotations"
@@ -62,12 +63,16 @@ func executionError(err error) *apiError {
 		canceled promql.ErrQueryCanceled
 		timeout  promql.ErrQueryTimeout
 		storage  promql.ErrStorage
+		series   promql.ErrTooManySeries
+		read     promql.ErrTooManySamplesRead
 	)
 	switch {
 	case errors.As(err, &canceled), errors.Is(err, context.Canceled):
 		return &apiError{499, "canceled", err}
 	case errors.As(err, &timeout), errors.Is(err, context.DeadlineExceeded):
 		return &apiError{http.StatusServiceUnavailable, "timeout", err}
+	case errors.As(err, &series), errors.As(err, &read):
+		return &apiError{http.StatusUnprocessableEntity, "cost_limit", err}
 	case errors.As(err, &storage):
 		if e := kindError(storage.Err); e != nil {
 			return e
@@ -115,9 +120,18 @@ func (a *API) respond(w http.ResponseWriter, r *http.Request, ans answer) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	b := append(make([]byte, 0, 4096), `{"status":"success","data":`...)
-	b, err := appendData(b, ans.data)
-	if err != nil {
+	h.Set("Content-Type", "application/json")
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	// Large answers go out in pieces as they are written: their length is not known before, but no more than a piece is held.
+	sent := false
+	b := append((*buf)[:0], `{"status":"success","data":`...)
+	b, err := appendData(b, ans.data, func(b []byte) []byte {
+		sent = true
+		_, _ = w.Write(b)
+		return b[:0]
+	})
+	if err != nil && !sent {
 		a.respondError(w, &apiError{http.StatusInternalServerError, "internal", err})
 		return
 	}
@@ -125,10 +139,15 @@ func (a *API) respond(w http.ResponseWriter, r *http.Request, ans answer) {
 	b = appendStrings(b, `,"warnings":`, warnings)
 	b = appendStrings(b, `,"infos":`, infos)
 	b = append(b, '}')
-	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(b)))
+	if !sent {
+		h.Set("Content-Length", strconv.Itoa(len(b)))
+	}
 	_, _ = w.Write(b)
+	*buf = b
 }
+
+// buffers hold a piece of an answer each.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, drain+4096); return &b }}
 
 func (a *API) respondError(w http.ResponseWriter, e *apiError) {
 	h := w.Header()

@@ -15,7 +15,21 @@ import (
 	"github.com/prometheus/prometheus/util/stats"
 )
 
-// Answers are written by hand, appended to one buffer: a matrix of a million points takes most of its time here.
+// Answers are written by hand: a matrix of a million points takes most of its time here. They are appended to one buffer, which a sink, where there is one,
+// takes whenever it is full.
+
+// sink takes what has been appended and gives the buffer back.
+type sink func(b []byte) []byte
+
+// drain is how full the buffer may become before the sink takes it.
+const drain = 64 << 10
+
+func (s sink) drained(b []byte) []byte {
+	if s == nil || len(b) < drain {
+		return b
+	}
+	return s(b)
+}
 
 // queryData is the data of a query's answer.
 type queryData struct {
@@ -29,22 +43,22 @@ type (
 	exemplars  []exemplar.QueryResult
 )
 
-func appendData(b []byte, data any) ([]byte, error) {
+func appendData(b []byte, data any, to sink) ([]byte, error) {
 	switch d := data.(type) {
 	case *queryData:
-		return appendQuery(b, d)
+		return appendQuery(b, d, to)
 	case string:
 		return appendString(b, d), nil
 	case stringList:
 		b = append(b, '[')
 		for i, s := range d {
-			b = appendString(comma(b, i), s)
+			b = to.drained(appendString(comma(b, i), s))
 		}
 		return append(b, ']'), nil
 	case labelSets:
 		b = append(b, '[')
 		for i, ls := range d {
-			b = appendLabels(comma(b, i), ls)
+			b = to.drained(appendLabels(comma(b, i), ls))
 		}
 		return append(b, ']'), nil
 	case exemplars:
@@ -61,7 +75,7 @@ func comma(b []byte, i int) []byte {
 	return b
 }
 
-func appendQuery(b []byte, d *queryData) ([]byte, error) {
+func appendQuery(b []byte, d *queryData, to sink) ([]byte, error) {
 	b = append(b, `{"resultType":`...)
 	b = appendString(b, string(d.value.Type()))
 	b = append(b, `,"result":`...)
@@ -69,13 +83,13 @@ func appendQuery(b []byte, d *queryData) ([]byte, error) {
 	case promql.Vector:
 		b = append(b, '[')
 		for i, s := range v {
-			b = appendSample(comma(b, i), s)
+			b = to.drained(appendSample(comma(b, i), s))
 		}
 		b = append(b, ']')
 	case promql.Matrix:
 		b = append(b, '[')
 		for i, s := range v {
-			b = appendSeries(comma(b, i), s)
+			b = to.drained(appendSeries(comma(b, i), s, to))
 		}
 		b = append(b, ']')
 	case promql.Scalar:
@@ -117,14 +131,14 @@ func appendSample(b []byte, s promql.Sample) []byte {
 	return append(b, '}')
 }
 
-func appendSeries(b []byte, s promql.Series) []byte {
+func appendSeries(b []byte, s promql.Series, to sink) []byte {
 	b = append(b, `{"metric":`...)
 	b = appendLabels(b, s.Metric)
 	for i, p := range s.Floats {
 		if i == 0 {
 			b = append(b, `,"values":[`...)
 		}
-		b = appendFloatPoint(comma(b, i), p.T, p.F)
+		b = to.drained(appendFloatPoint(comma(b, i), p.T, p.F))
 	}
 	if len(s.Floats) > 0 {
 		b = append(b, ']')
@@ -133,7 +147,7 @@ func appendSeries(b []byte, s promql.Series) []byte {
 		if i == 0 {
 			b = append(b, `,"histograms":[`...)
 		}
-		b = appendHistogramPoint(comma(b, i), p.T, p.H)
+		b = to.drained(appendHistogramPoint(comma(b, i), p.T, p.H))
 	}
 	if len(s.Histograms) > 0 {
 		b = append(b, ']')
@@ -216,12 +230,46 @@ func appendJSONFloat(b []byte, v float64) []byte {
 // appendFloat writes a value as a string, as Prometheus does for want of NaN and Inf in JSON.
 func appendFloat(b []byte, v float64) []byte {
 	b = append(b, '"')
+	if out, ok := appendShort(b, v); ok {
+		return append(out, '"')
+	}
 	format := byte('f')
 	if abs := math.Abs(v); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
 		format = 'e'
 	}
 	b = strconv.AppendFloat(b, v, format, -1, 64)
 	return append(b, '"')
+}
+
+// appendShort writes a number of at most 15 digits and three decimals, as most are. No other decimal of so few digits is the same float64, so these are the
+// digits that strconv would find the long way.
+func appendShort(b []byte, v float64) ([]byte, bool) {
+	const most = 1e12 // with three decimals: 15 digits
+	if !(v > -most && v < most) || v == 0 && math.Signbit(v) {
+		return b, false
+	}
+	n := int64(v)
+	if float64(n) == v {
+		return strconv.AppendInt(b, n, 10), true
+	}
+	m := int64(math.Round(v * 1000))
+	if float64(m)/1000 != v {
+		return b, false
+	}
+	if m < 0 {
+		b = append(b, '-')
+		m = -m
+	}
+	b = strconv.AppendInt(b, m/1000, 10)
+	frac := m % 1000
+	b = append(b, '.', byte('0'+frac/100))
+	if frac %= 100; frac != 0 {
+		b = append(b, byte('0'+frac/10))
+		if frac %= 10; frac != 0 {
+			b = append(b, byte('0'+frac))
+		}
+	}
+	return b, true
 }
 
 func appendLabels(b []byte, ls labels.Labels) []byte {
@@ -262,7 +310,7 @@ func appendStrings(b []byte, member string, list []string) []byte {
 		return b
 	}
 	b = append(b, member...)
-	b, _ = appendData(b, stringList(list))
+	b, _ = appendData(b, stringList(list), nil)
 	return b
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,9 +28,10 @@ type selection struct {
 	start int64
 	end   int64
 	q     storage.Querier
+	close func() // gives back the querier and the place
 }
 
-// selectionOf reads them and opens the querier, which the caller closes. With an answer, it is not open.
+// selectionOf reads them, waits for a place and opens the querier; the caller closes. With an answer, nothing is open.
 func (a *API) selectionOf(r *http.Request, id kemi.Identity) (s selection, bad *answer) {
 	fail := func(ans answer) (selection, *answer) { return s, &ans }
 	if err := form(r); err != nil {
@@ -53,9 +53,15 @@ func (a *API) selectionOf(r *http.Request, id kemi.Identity) (s selection, bad *
 		return fail(badData(err))
 	}
 	s.start, s.end = timestamp.FromTime(start), timestamp.FromTime(end)
-	if s.q, err = a.o.Source.Queryable(id).Querier(s.start, s.end); err != nil {
+	ticket, err := a.enter(r.Context(), id, false)
+	if err != nil {
 		return fail(answer{err: executionError(err)})
 	}
+	if s.q, err = a.o.Source.Queryable(id).Querier(s.start, s.end); err != nil {
+		ticket.Leave()
+		return fail(answer{err: executionError(err)})
+	}
+	s.close = func() { _ = s.q.Close(); ticket.Leave() }
 	return s, nil
 }
 
@@ -65,7 +71,7 @@ func (s *selection) each(ask func(ms []*labels.Matcher) ([]string, annotations.A
 	if len(sets) == 0 {
 		sets = [][]*labels.Matcher{nil}
 	}
-	out := answer{done: func() { _ = s.q.Close() }}
+	out := answer{done: s.close}
 	var all []string
 	for _, ms := range sets {
 		names, notes, err := ask(ms)
@@ -127,7 +133,7 @@ func (a *API) series(r *http.Request, id kemi.Identity) answer {
 	if bad != nil {
 		return *bad
 	}
-	out := answer{done: func() { _ = s.q.Close() }}
+	out := answer{done: s.close}
 	hints := &storage.SelectHints{Start: s.start, End: s.end, Func: "series", Limit: hintLimit(s.limit)}
 	var sets []storage.SeriesSet
 	for _, ms := range s.sets {
@@ -185,36 +191,4 @@ func (a *API) metadata(r *http.Request, id kemi.Identity) answer {
 		}
 	}
 	return answer{data: out}
-}
-
-func (a *API) buildInfo(*http.Request, kemi.Identity) answer {
-	// Clients look here for what they may ask: the version is the one of Prometheus whose engine answers.
-	return answer{data: map[string]string{
-		"version": engineVersion, "revision": "kemi " + a.o.Version, "branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
-	}}
-}
-
-// engineVersion is the Prometheus release of the engine in go.mod (module version 0.316.0).
-const engineVersion = "3.16.0"
-
-func (a *API) status(r *http.Request, id kemi.Identity) answer {
-	const most = 10000
-	limit := 10
-	if v := r.FormValue("limit"); v != "" {
-		var err error
-		if limit, err = strconv.Atoi(v); err != nil || limit < 1 {
-			return badData(errors.New("limit must be a positive number"))
-		}
-		if limit > most {
-			return badData(fmt.Errorf("limit must not exceed %d", most))
-		}
-	}
-	if a.o.Status == nil {
-		return answer{err: &apiError{http.StatusNotImplemented, "unavailable", errors.New("this store has no such statistics")}}
-	}
-	s, err := a.o.Status.Status(r.Context(), id, limit)
-	if err != nil {
-		return answer{err: executionError(err)}
-	}
-	return answer{data: s}
 }

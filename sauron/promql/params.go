@@ -44,7 +44,7 @@ func timeParam(r *http.Request, name string, otherwise time.Time) (time.Time, er
 
 // parseTime reads seconds, with a fraction, or RFC 3339.
 func parseTime(s string) (time.Time, error) {
-	if f, err := strconv.ParseFloat(s, 64); err == nil && !math.IsNaN(f) && math.Abs(f) < math.MaxInt64/1000 {
+	if f, err := strconv.ParseFloat(s, 64); err == nil && !math.IsNaN(f) && math.Abs(f) <= math.MaxInt64/1000 {
 		whole, part := math.Modf(f)
 		part = math.Round(part*1000) / 1000
 		return time.Unix(int64(whole), int64(part*float64(time.Second))).UTC(), nil

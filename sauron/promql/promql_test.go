@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -23,11 +25,14 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/promqltest"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/util/teststorage"
 
 	"kemi"
 	"kemi/pipeline/store"
+	"kemi/sauron/limit"
 )
 
 func get(h http.Handler, path, query string) *httptest.ResponseRecorder {
@@ -103,8 +108,12 @@ func (q slowQuerier) Select(ctx context.Context, _ bool, _ *storage.SelectHints,
 	}
 }
 
-func slowAPI(t *testing.T, cfg Config, s slowSource) http.Handler {
-	a, err := New(cfg, Options{Source: s})
+func slowAPI(t *testing.T, cfg Config, s slowSource, change ...func(*Options)) http.Handler {
+	o := Options{Source: s}
+	for _, c := range change {
+		c(&o)
+	}
+	a, err := New(cfg, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,10 +147,14 @@ func TestTimeout(t *testing.T) {
 
 func TestConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := DefaultConfig()
-		cfg.Concurrency, cfg.Queue = 2, 1
+		c := limit.DefaultConfig()
+		c.Concurrent, c.PerIdentity, c.Waiting = 4, 2, 1
+		gate, err := limit.New(c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		s := slowSource{started: make(chan struct{}, 9), free: make(chan struct{})}
-		h := slowAPI(t, cfg, s)
+		h := slowAPI(t, DefaultConfig(), s, func(o *Options) { o.Gate = gate })
 		codes := make(chan int, 3)
 		for range 3 {
 			go func() { codes <- get(h, "/api/v1/query", "query=up").Code }()
@@ -151,7 +164,7 @@ func TestConcurrency(t *testing.T) {
 			t.Fatalf("%d queries run", len(s.started))
 		}
 		w := get(h, "/api/v1/query", "query=up")
-		if w.Code != 429 || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "2 queries are running and 1 are waiting") {
+		if w.Code != 429 || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "test has 2 queries running (limits.perIdentity = 2) and 1 waiting (limits.waiting = 1)") {
 			t.Errorf("one too many: %d %s", w.Code, w.Body)
 		}
 		close(s.free)
@@ -188,6 +201,33 @@ func TestErrors(t *testing.T) {
 	if w.Code != 422 || !strings.Contains(w.Body.String(), "query processing would load too many samples into memory in query execution") {
 		t.Errorf("too many samples: %d %s", w.Code, w.Body)
 	}
+	for name, c := range map[string]struct {
+		change func(*Config, *Options)
+		kind   string
+		say    string
+	}{
+		"samples held": {cfg, "execution", "more than promql.maxSamples = 10 at once: select fewer series"},
+		"samples read": {func(c *Config, _ *Options) { c.MaxSamplesRead = 7 }, "cost_limit", "promql.maxSamplesRead = 7: select fewer series or a shorter range"},
+		"series":       {func(c *Config, _ *Options) { c.MaxSeries = 64 }, "execution", "query selects more series than promql.maxSeries = 64: name a metric, or more labels"},
+		"memory": {func(_ *Config, o *Options) {
+			c := limit.DefaultConfig()
+			c.Memory, c.MemoryPerIdentity = 1<<20, 1<<16
+			o.Gate, _ = limit.New(c, nil)
+		}, "execution", "query needs more memory than limits.memoryPerIdentity = 0 MiB"},
+	} {
+		w := get(testAPI(t, manySeries(t, 70), c.change), "/api/v1/query_range", "query=many&start=0&end=540&step=1")
+		if w.Code != 422 || !strings.Contains(w.Body.String(), c.say) || !strings.Contains(w.Body.String(), `"errorType":"`+c.kind+`"`) {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	for header, code := range map[string]int{"true": 200, "0": 200, "maybe": 400} {
+		r := httptest.NewRequest("GET", "/api/v1/query?query=up", nil)
+		r.Header.Set("X-Prometheus-Use-Start-Timestamps", header)
+		w := httptest.NewRecorder()
+		if testAPI(t, testStorage(t), nil).ServeHTTP(w, r); w.Code != code {
+			t.Errorf("start timestamps %s: %d %s", header, w.Code, w.Body)
+		}
+	}
 	r := httptest.NewRequest("POST", "/api/v1/query", strings.NewReader("query="+strings.Repeat("a", maxForm)))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	rec := httptest.NewRecorder()
@@ -195,6 +235,15 @@ func TestErrors(t *testing.T) {
 	if rec.Code != 413 {
 		t.Errorf("form of 10 MB: %d %s", rec.Code, rec.Body)
 	}
+}
+
+func manySeries(t *testing.T, n int) *teststorage.TestStorage {
+	var load strings.Builder
+	load.WriteString("load 1m\n")
+	for i := range n {
+		fmt.Fprintf(&load, "  many{i=\"%d\"} 1+1x9\n", i)
+	}
+	return promqltest.LoadedStorage(t, load.String())
 }
 
 func TestInstant(t *testing.T) {
@@ -360,8 +409,8 @@ func TestConfig(t *testing.T) {
 		t.Error(err)
 	}
 	for key, change := range map[string]func(*Config){
-		"timeout": func(c *Config) { c.Timeout = 0 }, "maxSamples": func(c *Config) { c.MaxSamples = -1 }, "concurrency": func(c *Config) { c.Concurrency = 0 },
-		"queue": func(c *Config) { c.Queue = -1 }, "lookback": func(c *Config) { c.Lookback = 0 }, "subqueryStep": func(c *Config) { c.SubqueryStep = 1 },
+		"timeout": func(c *Config) { c.Timeout = 0 }, "maxSamples": func(c *Config) { c.MaxSamples = -1 }, "maxSeries": func(c *Config) { c.MaxSeries = 0 },
+		"lookback": func(c *Config) { c.Lookback = 0 }, "subqueryStep": func(c *Config) { c.SubqueryStep = 1 },
 		"maxReadSamples": func(c *Config) { c.MaxReadSamples = 0 },
 	} {
 		c := DefaultConfig()
@@ -393,6 +442,24 @@ func FuzzAppendString(f *testing.F) {
 	})
 }
 
+// FuzzAppendFloat: the short way finds the digits that strconv finds.
+func FuzzAppendFloat(f *testing.F) {
+	for _, v := range []float64{0, math.Copysign(0, -1), 1, -1, 0.1, 0.5, 12.34, -99.999, 1234567.891, 999999999999.999, 1e12, -1e12, 1e-3, 1.0005, 0.30000000000000004, math.NaN(), math.Inf(1), 1e21, 1e-7, 4503599627370497.5} {
+		f.Add(v, int64(v*1000)%1e15)
+	}
+	f.Fuzz(func(t *testing.T, v float64, m int64) {
+		for _, v := range []float64{v, float64(m) / 1000, float64(m) / 100, float64(m)} {
+			want := strconv.FormatFloat(v, 'f', -1, 64)
+			if abs := math.Abs(v); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
+				want = strconv.FormatFloat(v, 'e', -1, 64)
+			}
+			if got := string(appendFloat(nil, v)); got != `"`+want+`"` {
+				t.Fatalf("%b: %s, want %q", v, got, want)
+			}
+		}
+	})
+}
+
 func TestAppendTime(t *testing.T) {
 	for ms, want := range map[int64]string{0: "0", 1: "0.001", 999: "0.999", 1000: "1", 1500: "1.500", -1: "-0.001", -1500: "-1.500", 1515917973043: "1515917973.043",
 		math.MinInt64: "-9223372036854775.808", math.MaxInt64: "9223372036854775.807"} {
@@ -409,7 +476,7 @@ func BenchmarkEncodeMatrix(b *testing.B) {
 	}
 	var buf []byte
 	for b.Loop() {
-		buf = appendSeries(buf[:0], s)
+		buf = appendSeries(buf[:0], s, nil)
 	}
 	b.SetBytes(int64(len(buf)))
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/10_000, "ns/point")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/prometheus/model/timestamp"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/util/stats"
 
 	"kemi"
+	"kemi/pipeline/store"
 )
 
 // maxPoints is how many steps a range query may have; enough for a week by the minute or a year by the hour.
@@ -30,9 +32,7 @@ func (a *API) query(r *http.Request, id kemi.Identity) answer {
 	if err != nil {
 		return badParam("time", err)
 	}
-	return a.run(r, limit, func(ctx context.Context, o promql.QueryOpts, expr string) (promql.Query, error) {
-		return a.engine.NewInstantQuery(ctx, a.o.Source.Queryable(id), o, expr, at)
-	})
+	return a.run(r, limit, request{id: id, start: at, end: at})
 }
 
 func (a *API) queryRange(r *http.Request, id kemi.Identity) answer {
@@ -64,14 +64,13 @@ func (a *API) queryRange(r *http.Request, id kemi.Identity) answer {
 	if end.Sub(start)/step > maxPoints {
 		return badData(errors.New("exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)"))
 	}
-	return a.run(r, limit, func(ctx context.Context, o promql.QueryOpts, expr string) (promql.Query, error) {
-		return a.engine.NewRangeQuery(ctx, a.o.Source.Queryable(id), o, expr, start, end, step)
-	})
+	return a.run(r, limit, request{id: id, start: start, end: end, step: step})
 }
 
-// run executes what build makes of the request's query.
-func (a *API) run(r *http.Request, limit int, build func(context.Context, promql.QueryOpts, string) (promql.Query, error)) answer {
+// run executes a query with what else the request says of it.
+func (a *API) run(r *http.Request, limit int, q request) answer {
 	ctx := r.Context()
+	before := a.freshness() // the store may become complete while the query runs on what it was
 	if v := r.FormValue("timeout"); v != "" {
 		d, err := parseDuration(v)
 		if err == nil && d <= 0 {
@@ -84,55 +83,59 @@ func (a *API) run(r *http.Request, limit int, build func(context.Context, promql
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
-	var lookback time.Duration
 	if v := r.FormValue("lookback_delta"); v != "" {
 		var err error
-		if lookback, err = parseDuration(v); err != nil {
+		if q.lookback, err = parseDuration(v); err != nil {
 			return badData(fmt.Errorf("error parsing lookback delta duration: %w", err))
 		}
 	}
-	asked := r.FormValue("stats")
-	q, err := build(ctx, promql.NewPrometheusQueryOpts(asked == "all", lookback, nil), r.FormValue("query"))
-	if err != nil {
-		return queryError(err, "query")
+	if v := r.Header.Get("X-Prometheus-Use-Start-Timestamps"); v != "" {
+		use, err := strconv.ParseBool(v)
+		if err != nil {
+			return badData(fmt.Errorf("error parsing X-Prometheus-Use-Start-Timestamps header: %w", err))
+		}
+		q.startTimes = &use
 	}
-	res := q.Exec(ctx)
-	out := answer{warnings: res.Warnings, done: q.Close}
-	if res.Err != nil {
-		out.err = executionError(res.Err)
+	asked := r.FormValue("stats")
+	q.expr, q.perStep, q.counted = r.FormValue("query"), asked == "all", asked != ""
+	got, err := a.execute(ctx, q)
+	out := answer{warnings: got.warnings, done: got.close}
+	var build buildError
+	switch {
+	case errors.As(err, &build):
+		return queryError(build.error, "query")
+	case err != nil:
+		out.err = executionError(err)
 		return out
 	}
-	if limit > 0 && truncate(res, limit) {
-		out.warnings.Add(errors.New("results truncated due to limit"))
+	if limit > 0 && truncate(&got.value, limit) {
+		out.warnings.Add(errTruncated)
 	}
 	switch asked {
 	case "", "true", "all":
 	default:
 		out.warnings.Add(fmt.Errorf("value %q for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\"", asked))
 	}
-	d := &queryData{value: res.Value}
+	d := &queryData{value: got.value}
 	if asked != "" {
-		d.stats = stats.NewQueryStats(q.Stats())
+		d.stats = stats.NewQueryStats(got.engine.Stats())
 	}
-	out.data = d
-	out.stats = &queryStats{}
-	if st := q.Stats(); st != nil && st.Samples != nil {
-		out.stats.SamplesRead, out.stats.Series, out.stats.PeakSamples = st.Samples.SamplesRead, st.Samples.TotalSeries, st.Samples.PeakSamples
-	}
+	out.data, out.stats = d, &got.stats
+	out.stats.before = before
 	return out
 }
 
 // truncate leaves limit series.
-func truncate(res *promql.Result, limit int) bool {
-	switch v := res.Value.(type) {
+func truncate(value *parser.Value, limit int) bool {
+	switch v := (*value).(type) {
 	case promql.Matrix:
 		if len(v) > limit {
-			res.Value = v[:limit]
+			*value = v[:limit]
 			return true
 		}
 	case promql.Vector:
 		if len(v) > limit {
-			res.Value = v[:limit]
+			*value = v[:limit]
 			return true
 		}
 	}
@@ -148,6 +151,9 @@ type queryStats struct {
 	Views       []viewStats `json:"views"`
 	Complete    bool        `json:"complete"`
 	Reason      string      `json:"reason,omitempty"`
+
+	before store.Freshness // as it was when the query began
+	trace  *store.Trace    // of what the store answered from
 }
 
 type viewStats struct {
@@ -164,15 +170,28 @@ func (a *API) tell(ans *answer, took time.Duration) {
 		ans.stats = &queryStats{}
 	}
 	s := ans.stats
-	s.Seconds, s.Complete, s.Views = took.Seconds(), true, []viewStats{{Name: a.o.View}}
-	if a.o.Freshness == nil {
-		return
+	f := a.freshness()
+	s.Seconds, s.Complete, s.Reason = took.Seconds(), f.Complete, f.Reason
+	names, asOf := s.trace.Views()
+	for _, name := range names {
+		s.Views = append(s.Views, viewStats{Name: name, AsOf: asOf[name]})
 	}
-	f := a.o.Freshness()
-	s.Views[0].AsOf, s.Complete, s.Reason = f.AsOf, f.Complete, f.Reason
+	if len(names) == 0 { // it read nothing, or does not tell
+		s.Views = []viewStats{{Name: a.o.View, AsOf: f.AsOf}}
+	}
+	if b := s.before; s.Complete && !b.Complete && b.Reason != "" {
+		s.Complete, s.Reason = false, b.Reason
+	}
 	if !s.Complete {
 		ans.warnings.Add(fmt.Errorf("the answer is not complete: %s", s.Reason))
 	}
+}
+
+func (a *API) freshness() store.Freshness {
+	if a.o.Freshness == nil {
+		return store.Freshness{Complete: true}
+	}
+	return a.o.Freshness()
 }
 
 func (a *API) formatQuery(r *http.Request, _ kemi.Identity) answer {

@@ -35,10 +35,11 @@ func (a *API) serveRead(w http.ResponseWriter, r *http.Request, id kemi.Identity
 	if err != nil {
 		return err
 	}
-	if _, err := a.gate.Insert(r.Context(), "remote read"); err != nil {
+	ticket, err := a.o.Gate.Enter(r.Context(), id)
+	if err != nil {
 		return err
 	}
-	defer a.gate.Delete(0)
+	defer ticket.Leave()
 	queries := make([][]*labels.Matcher, len(req.Queries))
 	for i, q := range req.Queries {
 		if queries[i], err = readMatchers(q.Matchers); err != nil {
