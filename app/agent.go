@@ -57,7 +57,10 @@ type ownSink struct {
 }
 
 func (s *ownSink) Metrics(ctx context.Context, body []byte, batch string) error {
-	_, err := s.in.WriteMetrics(ctx, s.id, codec.RemoteWrite2, codec.EncodingSnappy, body, batch)
+	done, err := s.in.WriteMetrics(ctx, s.id, codec.RemoteWrite2, codec.EncodingSnappy, body, batch)
+	if n := done.Refused.LimitedSeries; err != nil && n > 0 {
+		return agent.Partial(int64(n), err.Error())
+	}
 	return err
 }
 
@@ -66,7 +69,7 @@ func (s *ownSink) Logs(ctx context.Context, body []byte, batch string) error {
 	if err != nil {
 		return err
 	}
-	return s.in.WriteLogs(ctx, s.id, records, batch)
+	return s.in.WriteLogs(ctx, s.id, "local", records, batch)
 }
 
 func (s *ownSink) Register(ctx context.Context, h agent.Host) error {

@@ -11,10 +11,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,22 +26,28 @@ import (
 	"kemi"
 	"kemi/alerting/watch"
 	"kemi/collectors/push"
+	"kemi/collectors/scrape"
+	"kemi/collectors/snmp"
 	"kemi/pipeline/bus"
 	"kemi/pipeline/codec"
+	"kemi/pipeline/merge"
 	"kemi/pipeline/search"
 	"kemi/pipeline/speed"
 	"kemi/pipeline/sqlite"
 	"kemi/pipeline/store"
-	"kemi/pipeline/tsdb"
 	"kemi/pipeline/wal"
 	"kemi/provisioning/autoscale"
 	"kemi/provisioning/cmdb"
 	"kemi/provisioning/local"
 	"kemi/sauron/api"
 	"kemi/sauron/auth"
+	"kemi/sauron/limit"
 	"kemi/sauron/logs"
 	"kemi/sauron/promql"
 	"kemi/sauron/query"
+	"kemi/sauron/tsd"
+	"kemi/sauron/tsdnote"
+	"kemi/sauron/tsduid"
 )
 
 // Version is set by the build.
@@ -60,9 +69,18 @@ type App struct {
 	server   *http.Server
 	loops    []loop
 	stops    []stop // run in reverse
+	began    time.Time
+	series   *merge.Store
 	metrics  *speed.Follower
 	logs     *speed.Follower
+	scraper  *scrape.Scraper
+	gate     *limit.Gate // of all questions
 
+	metricsFresh  func() store.Freshness // of what answers about metrics
+	metricsRecent func() store.Freshness // the same of what asks about the last minutes: it does not mind that older records are missing
+
+	// Listening are the addresses of the listeners beside the one of HTTP, by what is spoken there.
+	Listening map[string][]net.Addr
 	// Routes are all that it serves.
 	Routes []kemi.Route
 	// AdminToken is the admin's secret if this start made it; it is not kept anywhere else in readable form but in the token file.
@@ -93,7 +111,7 @@ func New(ctx context.Context, cfg Config, d Deps) (_ *App, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	a := &App{cfg: cfg, log: d.Log, now: d.Now, registry: prometheus.NewRegistry(), failed: make(chan error, 16)}
+	a := &App{began: time.Now(), cfg: cfg, log: d.Log, now: d.Now, registry: prometheus.NewRegistry(), failed: make(chan error, 16)}
 	a.runCtx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -150,54 +168,87 @@ func (a *App) open(ctx context.Context) error {
 	}
 
 	// The inventory, and with it what is added to records as they come in.
-	ims, err := cmdb.New(ctx, cmdb.Options{Control: control, Bus: w, Log: part("ims"), Registerer: reg, Now: a.now})
+	ims, err := cmdb.New(ctx, cmdb.Options{Control: control, Bus: w, Log: part("ims"), Registerer: reg, Now: a.now, CheckProfile: snmp.CheckProfile})
 	if err != nil {
 		return err
 	}
 	table := codec.NewTable(ims, a.now)
 
 	// The stores, and the live layer that fills them.
-	series, err := tsdb.Open(cfg.Metrics, tsdb.Options{Log: part("metrics"), Registerer: reg, Now: a.now})
+	caughtUp := func(ctx context.Context) error { return a.metrics.WaitCaughtUp(ctx) }
+	series, err := merge.Begin(ctx, cfg.Metrics, cfg.Batch, merge.Options{Log: part("metrics"), Registerer: reg, Now: a.now, CaughtUp: caughtUp})
 	if err != nil {
 		return fmt.Errorf("open the series: %w", err)
 	}
 	a.onStop("series", series.Close)
+	a.series = series
 	index, err := search.Open(cfg.Logs, search.Options{Log: part("logs"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return fmt.Errorf("open the log index: %w", err)
 	}
 	a.onStop("log index", index.Close)
 	a.metrics = speed.New(speed.Options{
-		Bus: w, Topic: bus.Metrics, Group: "series", Positions: series.Positions, Apply: speed.Series(table, series, part("speed")), Log: part("speed"), Registry: reg,
+		Bus: w, Topic: bus.Metrics, Group: "series", Positions: series.Positions, Ready: series.Ready, Recycle: true, Apply: speed.Series(table, series, part("speed")), Log: part("speed"), Registry: reg,
 	})
+	series.SetLive(a.metrics.Live())
+	a.metricsFresh = func() store.Freshness { return both(series.Freshness(), a.metrics.Freshness()) }
+	a.metricsRecent = func() store.Freshness { return both(series.Freshness(), a.metrics.Replayed()) }
 	a.logs = speed.New(speed.Options{
 		Bus: w, Topic: bus.Logs, Group: "index", Positions: index.Positions, Apply: speed.Logs(index, part("speed")), Log: part("speed"), Registry: reg,
 	})
 	a.loop("metrics into series", a.metrics.Run)
+	a.loop("metrics settled", series.Run)
 	a.loop("logs into index", a.logs.Run)
 
 	// What comes in.
 	paced := speed.Paced(w, map[string]*speed.Follower{bus.Metrics: a.metrics, bus.Logs: a.logs})
 	in, err := push.New(push.Options{
-		Config: cfg.Ingest, Bus: paced, Table: table, Enricher: ims, Log: part("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied,
+		Config: cfg.Ingest.Config, Bus: paced, Table: table, Enricher: ims, Series: series, Log: part("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied,
 	})
 	if err != nil {
 		return err
 	}
 
-	// What is asked.
-	tsd, err := query.New(query.Options{Config: cfg.Query, Store: series, Freshness: a.metrics.Freshness, Version: Version, Log: part("query"), Registerer: reg, Now: a.now})
+	received, err := a.receivers(ctx, in, authn, part, reg)
 	if err != nil {
 		return err
 	}
-	prom, err := promql.New(cfg.PromQL, promql.Options{
-		Source: series, Chunks: series, Exemplars: series, Metadata: series, Status: series, Freshness: a.metrics.Freshness, Version: Version,
-		Log: part("promql"), Registerer: reg, Now: a.now,
+
+	if err := a.openScrape(in); err != nil {
+		return err
+	}
+	if err := a.openSNMP(w, in, ims); err != nil {
+		return err
+	}
+
+	// What is asked. One gate for all, so that it does not matter in which language a heavy user asks.
+	gate, err := limit.New(cfg.Limits, reg)
+	if err != nil {
+		return err
+	}
+	a.gate = gate
+	ids, notes := tsduid.New(control, cfg.OpenTSDB.UIDs, a.now), tsdnote.New(control, cfg.OpenTSDB.Annotations, a.now)
+	engine, err := query.New(query.Options{
+		Config: cfg.Query, Store: series, Gate: gate, IDs: ids, Notes: notes, Deleter: deleterOf(series), Freshness: a.metricsFresh,
+		Log: part("query"), Registerer: reg, Now: a.now,
 	})
 	if err != nil {
 		return err
 	}
-	logFreshness := func() store.Freshness { return both(a.logs.Freshness(), index.Freshness()) }
+	opentsdb := tsd.New(tsd.Options{
+		Engine: engine, Store: series, Control: control, IDs: ids, Notes: notes, Metrics: a.registry, Settings: cfg.opentsdb(), Version: Version,
+		Log: part("opentsdb"), Now: a.now,
+	})
+	prom, err := promql.New(cfg.PromQL, promql.Options{
+		Source: series, Chunks: series, Exemplars: series, Metadata: series, Status: series, Gate: gate, Freshness: a.metricsFresh, Version: Version,
+		Log: part("promql"), Registerer: reg, Now: a.now, Gatherer: a.registry, Deleter: deleterOf(series), Cleaner: series, Process: promql.Process{
+			Started: a.began, Retention: cfg.Metrics.Retention, Config: cfg.text, Blocks: series.BlockMetas,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	logFreshness := func() store.Freshness { return both(index.Freshness(), a.logs.Freshness()) }
 	logAPI, err := logs.New(logs.Options{Config: cfg.Search, Store: index, Bus: w, Freshness: logFreshness, Log: part("log search"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return err
@@ -206,7 +257,7 @@ func (a *App) open(ctx context.Context) error {
 
 	// What is watched, and what follows from it.
 	alerts, err := watch.New(ctx, watch.Options{
-		Config: cfg.Alerting, Bus: w, Control: control, Metrics: metricsOf{prom, series}, Writer: writer{in}, ParseLog: logs.Parse,
+		Config: cfg.Alerting, Bus: w, Control: control, Metrics: metricsOf{prom, series, a.metricsRecent}, Writer: writer{in}, ParseLog: logs.Parse,
 		DefaultProject: auth.DefaultProject, Log: part("alerting"), Registry: reg, Now: a.now,
 	})
 	if err != nil {
@@ -220,15 +271,15 @@ func (a *App) open(ctx context.Context) error {
 	}
 	a.onStop("pools", pools.Close)
 	scale, err := autoscale.New(ctx, autoscale.Options{
-		Control: control, Bus: w, Querier: scalar{prom}, Drivers: map[string]autoscale.Driver{"local": pools}, Log: part("autoscale"), Registerer: reg, Now: a.now,
+		Control: control, Bus: w, Querier: scalar{prom, a.metricsRecent}, Drivers: map[string]autoscale.Driver{"local": pools}, Log: part("autoscale"), Registerer: reg, Now: a.now,
 	})
 	if err != nil {
 		return err
 	}
 	a.loop("autoscale", scale.Run)
 
-	a.Routes = a.ownRoutes()
-	for _, room := range []interface{ Routes() []kemi.Route }{authn, in, tsd, prom, logAPI, ims, alerts, scale} {
+	a.Routes = append(a.ownRoutes(), received...)
+	for _, room := range []interface{ Routes() []kemi.Route }{authn, in, a.scraper, opentsdb, prom, logAPI, ims, alerts, scale} {
 		a.Routes = append(a.Routes, room.Routes()...)
 	}
 	handler, err := api.New(api.Options{Auth: authn, Routes: a.Routes, Log: part("http"), Registry: reg, Now: a.now, WriteTimeout: cfg.WriteTimeout})
@@ -242,9 +293,9 @@ func (a *App) open(ctx context.Context) error {
 	return a.openAgent(in, ims)
 }
 
-// both is the freshness of a store that is complete only if the feed and the store itself are.
-func both(feed, self store.Freshness) store.Freshness {
-	if feed.Complete && !self.Complete {
+// both is the freshness of a store that is complete only if it itself and its feed are.
+func both(self, feed store.Freshness) store.Freshness {
+	if !self.Complete {
 		return store.Freshness{AsOf: feed.AsOf, Reason: self.Reason}
 	}
 	return feed
@@ -252,6 +303,17 @@ func both(feed, self store.Freshness) store.Freshness {
 
 func (a *App) loop(name string, run func(ctx context.Context) error) {
 	a.loops = append(a.loops, loop{name, run})
+}
+
+// listening notes the addresses of a listener that has one of its own.
+func (a *App) listening(name string, at []net.Addr) {
+	if a.Listening == nil {
+		a.Listening = map[string][]net.Addr{}
+	}
+	a.Listening[name] = at
+	for _, addr := range at {
+		a.log.Info("listening", "protocol", name, "network", addr.Network(), "address", addr.String())
+	}
 }
 
 func ignoreClosed(err error) error {
@@ -292,6 +354,9 @@ func (a *App) Start() error {
 	})
 	return nil
 }
+
+// Reload reads again what can change while the server runs: what is scraped.
+func (a *App) Reload() { a.scraper.Reload() }
 
 // Addr is the address that it listens on.
 func (a *App) Addr() string { return a.listener.Addr().String() }
@@ -339,24 +404,43 @@ func Run(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 		return err
 	}
 	debug.SetMemoryLimit(limit)
+	gc, endGC := context.WithCancel(ctx)
+	defer endGC()
+	var running atomic.Pointer[App]
+	go tuneGC(gc, func() uint64 {
+		if a := running.Load(); a != nil {
+			return a.gate.Entered()
+		}
+		return 0
+	})
 	began := time.Now()
 	a, err := New(ctx, cfg, Deps{Log: log, Now: time.Now})
 	if err != nil {
 		return err
 	}
+	running.Store(a)
 	// Before it answers: whoever sees it answer has been told how to ask. The port is open already.
 	a.greet(stdout)
 	if err := a.Start(); err != nil {
 		return errors.Join(err, a.Stop())
 	}
 	log.Info("serving", "address", a.Addr(), "version", Version, "data", cfg.Data, "memory", limit, "startup", time.Since(began).Round(time.Millisecond))
-	select {
-	case <-ctx.Done():
-		log.Info("stopping")
-	case err = <-a.Failed():
-		log.Error("stopping", "err", err)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			log.Info("reading the configuration again")
+			a.Reload()
+			continue
+		case <-ctx.Done():
+			log.Info("stopping")
+		case err = <-a.Failed():
+			log.Error("stopping", "err", err)
+		}
+		return errors.Join(err, a.Stop())
 	}
-	return errors.Join(err, a.Stop())
 }
 
 // greet tells the person at the terminal where to go.

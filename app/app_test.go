@@ -79,7 +79,7 @@ func TestTwoServers(t *testing.T) {
 	}
 }
 
-// TestPublicRoutes: nothing is served without an identity but health and the login.
+// TestPublicRoutes: nothing is served without an identity but health, the login and what a browser asks beforehand (CORS).
 func TestPublicRoutes(t *testing.T) {
 	a := start(t, config(t))
 	var public []string
@@ -88,7 +88,10 @@ func TestPublicRoutes(t *testing.T) {
 			public = append(public, r.Pattern)
 			continue
 		}
-		method, path, _ := strings.Cut(r.Pattern, " ")
+		method, path, ok := strings.Cut(r.Pattern, " ")
+		if !ok { // of any method
+			method, path = http.MethodGet, r.Pattern
+		}
 		path = strings.NewReplacer("{name}", "x", "{id}", "x", "{file}", "x", "{$}", "", "{host}", "x").Replace(path)
 		q, err := http.NewRequest(method, "http://"+a.Addr()+path, nil)
 		if err != nil {
@@ -104,7 +107,7 @@ func TestPublicRoutes(t *testing.T) {
 		}
 	}
 	slices.Sort(public)
-	if want := []string{"GET /healthz", "GET /login", "GET /readyz", "POST /login"}; !slices.Equal(public, want) {
+	if want := []string{"GET /-/healthy", "GET /-/ready", "GET /healthz", "GET /login", "GET /readyz", "OPTIONS /api/v1/{path...}", "POST /login"}; !slices.Equal(public, want) {
 		t.Errorf("public routes %v, want %v", public, want)
 	}
 	if len(a.Routes) < 60 {
@@ -116,11 +119,11 @@ func TestPublicRoutes(t *testing.T) {
 func TestWritesNeedPermission(t *testing.T) {
 	reads := kemi.MetricsRead | kemi.LogsRead | kemi.EventsRead | kemi.IMSRead | kemi.RulesRead | kemi.AlertsRead | kemi.GroupsRead
 	// POST, but only asks; and what tells people from agents by itself.
-	asks := []string{"query", "aggregators", "filters", "version", "tail", "logout", "suggest", "lookup", "/read", "series", "labels", "format_query", "histogram", "fields", "count", "context", "PUT /api/v2/ims/hosts/{name}"}
+	asks := []string{"query", "aggregators", "filters", "version", "tail", "logout", "suggest", "lookup", "/search", "/read", "series", "labels", "format_query", "histogram", "fields", "count", "context", "PUT /api/v2/ims/hosts/{name}", "config"}
 	a := start(t, config(t))
 	for _, r := range a.Routes {
 		method, _, _ := strings.Cut(r.Pattern, " ")
-		if r.Public || method == http.MethodGet || slices.ContainsFunc(asks, func(s string) bool { return strings.Contains(r.Pattern, s) }) {
+		if r.Public || method == http.MethodGet || r.Pattern == "/api/" || slices.ContainsFunc(asks, func(s string) bool { return strings.Contains(r.Pattern, s) }) {
 			continue
 		}
 		if r.Needs&^reads == 0 {
@@ -198,6 +201,37 @@ func TestMemoryLimit(t *testing.T) {
 	for _, bad := range []string{"", "0%", "101%", "x%", "1", "-1GiB", "1KiB"} {
 		if _, err := memoryLimit(bad); err == nil {
 			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+// TestCollector: a small heap has room, a large one a share of itself, and more of it while it grows.
+func TestCollector(t *testing.T) {
+	var c collector
+	now := time.Now()
+	for i, step := range []struct {
+		cycles, mib uint64
+		after       time.Duration
+		want        int
+	}{
+		{1, 10, 0, maxShare}, {2, 96, time.Second, 100}, {3, 400, time.Second, growingShare}, {3, 400, time.Second, growingShare}, {3, 400, growsFor, 24},
+		{4, 900, time.Second, growingShare}, {5, 950, time.Second, settledShare}, {6, 200, time.Second, 48},
+	} {
+		now = now.Add(step.after)
+		if got := c.percent(step.cycles, step.mib<<20, 0, now); got != step.want {
+			t.Errorf("step %d: %d, want %d", i, got, step.want)
+		}
+	}
+	// With questions there is more room, for a while, but never more than a share of the memory.
+	for i, step := range []struct {
+		entered uint64
+		after   time.Duration
+		limit   int64
+		want    int
+	}{{1, time.Second, 16 << 30, 160}, {1, time.Second, 16 << 30, 160}, {1, 2 * time.Second, 16 << 30, 48}, {2, time.Second, 1 << 30, 64}} {
+		now, c.limit = now.Add(step.after), step.limit
+		if got := c.percent(6, 200<<20, step.entered, now); got != step.want {
+			t.Errorf("with questions, step %d: %d, want %d", i, got, step.want)
 		}
 	}
 }

@@ -17,10 +17,13 @@ import (
 
 	"kemi"
 	"kemi/alerting/watch"
-	"kemi/collectors/push"
+	"kemi/collectors/scrape"
+	"kemi/collectors/snmp"
+	"kemi/pipeline/batch"
+	"kemi/pipeline/head"
 	"kemi/pipeline/search"
-	"kemi/pipeline/tsdb"
 	"kemi/pipeline/wal"
+	"kemi/sauron/limit"
 	"kemi/sauron/logs"
 	"kemi/sauron/promql"
 	"kemi/sauron/query"
@@ -43,15 +46,22 @@ type Config struct {
 	// WriteTimeout is the longest that an answer may take, live streams excepted.
 	WriteTimeout time.Duration `yaml:"writeTimeout"`
 
-	Bus      wal.Config    `yaml:"bus"`
-	Ingest   push.Config   `yaml:"ingest"`
-	Metrics  tsdb.Config   `yaml:"metrics"`
-	Logs     search.Config `yaml:"logs"`
-	Query    query.Config  `yaml:"query"`
-	PromQL   promql.Config `yaml:"promql"`
-	Search   logs.Config   `yaml:"search"`
-	Alerting watch.Config  `yaml:"alerting"`
-	Agent    AgentConfig   `yaml:"agent"`
+	Bus      wal.Config     `yaml:"bus"`
+	Ingest   IngestConfig   `yaml:"ingest"`
+	Metrics  head.Config    `yaml:"metrics"`
+	Batch    batch.Config   `yaml:"batch"`
+	Logs     search.Config  `yaml:"logs"`
+	Query    query.Config   `yaml:"query"`
+	OpenTSDB OpenTSDBConfig `yaml:"opentsdb"`
+	PromQL   promql.Config  `yaml:"promql"`
+	Limits   limit.Config   `yaml:"limits"`
+	Search   logs.Config    `yaml:"search"`
+	Alerting watch.Config   `yaml:"alerting"`
+	Agent    AgentConfig    `yaml:"agent"`
+	Scrape   scrape.Config  `yaml:"scrape"`
+	SNMP     snmp.Config    `yaml:"snmp"`
+
+	file string // that it was read from
 }
 
 // TLSConfig names the files of a certificate and its key; both or neither.
@@ -71,8 +81,9 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:7070", Data: "./data", Role: "all", Memory: "60%", WriteTimeout: 150 * time.Second,
 		Log: LogConfig{Level: "info", Format: "text"},
-		Bus: wal.DefaultConfig(), Ingest: push.DefaultConfig(), Metrics: tsdb.DefaultConfig(), Logs: search.DefaultConfig(),
-		Query: query.DefaultConfig(), PromQL: promql.DefaultConfig(), Search: logs.DefaultConfig(), Alerting: watch.DefaultConfig(), Agent: defaultAgentConfig(),
+		Bus: wal.DefaultConfig(), Ingest: defaultIngestConfig(), Metrics: head.DefaultConfig(), Batch: batch.DefaultConfig(), Logs: search.DefaultConfig(),
+		Query: query.DefaultConfig(), OpenTSDB: defaultOpenTSDBConfig(), PromQL: promql.DefaultConfig(), Limits: limit.DefaultConfig(), Search: logs.DefaultConfig(), Alerting: watch.DefaultConfig(), Agent: defaultAgentConfig(),
+		Scrape: scrape.DefaultConfig(), SNMP: snmp.DefaultConfig(),
 	}
 }
 
@@ -85,6 +96,7 @@ func LoadConfig(name string) (Config, error) {
 	if name == "" {
 		return c, nil
 	}
+	c.file = name
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return c, kemi.Errorf(kemi.ErrInvalid, "configuration: %w", err)
@@ -110,7 +122,7 @@ func LoadConfig(name string) (Config, error) {
 
 // complete sets what follows from other keys: folders below the data folder, and limits that must agree.
 func (c *Config) complete() {
-	for dir, name := range map[*string]string{&c.Bus.Dir: "bus", &c.Metrics.Dir: "metrics", &c.Logs.Dir: "logs", &c.Agent.Spool.Dir: "agent"} {
+	for dir, name := range map[*string]string{&c.Bus.Dir: "bus", &c.Metrics.Dir: "metrics", &c.Batch.Dir: "settled", &c.Logs.Dir: "logs", &c.Agent.Spool.Dir: "agent"} {
 		if *dir == "" {
 			*dir = filepath.Join(c.Data, name)
 		}
@@ -156,9 +168,10 @@ func (c Config) Validate() error {
 		name string
 		err  error
 	}{
-		{"bus", c.Bus.Validate()}, {"ingest", c.Ingest.Validate()}, {"metrics", c.Metrics.Validate()}, {"logs", c.Logs.Validate()},
-		{"query", c.Query.Validate()}, {"promql", c.PromQL.Validate()}, {"search", c.Search.Validate()}, {"alerting", c.Alerting.Validate()},
+		{"bus", c.Bus.Validate()}, {"ingest", c.Ingest.Validate()}, {"metrics", c.Metrics.Validate()}, {"batch", c.Batch.Validate()}, {"logs", c.Logs.Validate()},
+		{"query", c.Query.Validate()}, {"opentsdb", c.OpenTSDB.Validate()}, {"promql", c.PromQL.Validate()}, {"limits", c.Limits.Validate()}, {"search", c.Search.Validate()}, {"alerting", c.Alerting.Validate()},
 		{"agent", c.Agent.Validate(false)},
+		{"scrape", c.Scrape.Validate()}, {"snmp", c.SNMP.Validate()},
 	} {
 		if part.err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part.name, part.err))
@@ -197,4 +210,13 @@ func (c Config) Print(w io.Writer) error {
 		return fmt.Errorf("print the configuration: %w", err)
 	}
 	return e.Close()
+}
+
+// text is what Print writes.
+func (c Config) text() string {
+	var b strings.Builder
+	if err := c.Print(&b); err != nil {
+		return "# " + err.Error()
+	}
+	return b.String()
 }

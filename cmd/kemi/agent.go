@@ -16,7 +16,7 @@ import (
 	"kemi/collectors/agent"
 )
 
-// agentMemory is the soft limit of an agent's memory; its heap is collected twice as often as usual, which costs it next to nothing.
+// agentMemory is the soft limit of the memory of an agent that does not scrape; its heap is collected twice as often as usual, which costs it next to nothing.
 const (
 	agentMemory    = 40 << 20
 	agentGCPercent = 50
@@ -29,11 +29,11 @@ func agentCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "agent",
 		Short: "Collect this host's metrics, log files and journal, and send them to a server",
-		Long: `Collect this host's metrics, log files and journal, and send them to a server.
+		Long: `Collect this host's metrics, log files and journal, scrape the targets that the configuration names, and send all of it to a server.
 What cannot be sent waits on disk and is sent later, in order.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conf, err := agent.LoadConfig(file)
+			conf, err := app.LoadHostAgentConfig(file)
 			if err != nil {
 				return err
 			}
@@ -48,7 +48,7 @@ What cannot be sent waits on disk and is sent later, in order.`,
 			set(f.Changed("spool"), &conf.Spool.Dir, spool)
 			set(f.Changed("interval"), &conf.Interval, interval)
 			conf.Follow(logs...)
-			if err := conf.Validate(true); err != nil {
+			if err := conf.Validate(); err != nil {
 				return err
 			}
 			log, err := app.NewLogger(app.LogConfig{Level: level, Format: "text"}, os.Stderr)
@@ -75,10 +75,12 @@ What cannot be sent waits on disk and is sent later, in order.`,
 	return c
 }
 
-func runAgent(ctx context.Context, conf agent.Config, log *slog.Logger) error {
-	debug.SetMemoryLimit(agentMemory)
+func runAgent(ctx context.Context, conf app.HostAgentConfig, log *slog.Logger) error {
+	if !conf.Scrapes() { // what is known of targets takes what it takes
+		debug.SetMemoryLimit(agentMemory)
+	}
 	debug.SetGCPercent(agentGCPercent)
-	a, err := agent.New(agent.Options{Config: conf, Log: log, Now: time.Now, Version: app.Version})
+	a, err := app.NewHostAgent(conf, log)
 	if err != nil {
 		return err
 	}

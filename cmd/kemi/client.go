@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -223,70 +221,6 @@ func queryCommand() *cobra.Command {
 	cmd.Flags().StringVar(&since, "since", "1h", "values over this time until now; without it, and without --step, the value now")
 	cmd.Flags().DurationVar(&step, "step", 0, "time between two values")
 	return cmd
-}
-
-func putCommand() *cobra.Command {
-	var c connection
-	cmd := &cobra.Command{
-		Use:   "put [metric value tag=value …]",
-		Short: "Write samples: one from the arguments, or many from standard input",
-		Long: `Write samples. With arguments one sample of now; without, lines as OpenTSDB's telnet protocol has them:
-put <metric> <time> <value> <tag>=<value> … (the word put may be left out). Returns when they are durable.`,
-		Example: `  kemi put shop.orders 3 host=web-1 service=pay`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.open()
-			if err != nil {
-				return err
-			}
-			if len(args) > 0 {
-				if len(args) < 2 {
-					return kemi.Errorf(kemi.ErrInvalid, "put: a metric and a value are needed")
-				}
-				p, err := point(append([]string{args[0], strconv.FormatInt(time.Now().UnixMilli(), 10)}, args[1:]...))
-				if err != nil {
-					return err
-				}
-				return cl.Put(cmd.Context(), []client.DataPoint{p})
-			}
-			return putLines(cmd, cl)
-		},
-	}
-	c.flags(cmd)
-	return cmd
-}
-
-const putBatch = 1000
-
-func putLines(cmd *cobra.Command, cl *client.Client) error {
-	s := bufio.NewScanner(cmd.InOrStdin())
-	s.Buffer(nil, 1<<20)
-	var batch []client.DataPoint
-	var errs []error
-	flush := func() {
-		if len(batch) > 0 {
-			errs = append(errs, cl.Put(cmd.Context(), batch))
-			batch = batch[:0]
-		}
-	}
-	for n := 1; s.Scan(); n++ {
-		w := strings.Fields(s.Text())
-		if len(w) > 0 && w[0] == "put" {
-			w = w[1:]
-		}
-		if len(w) == 0 {
-			continue
-		}
-		p, err := point(w)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("line %d: %w", n, err))
-			continue
-		}
-		if batch = append(batch, p); len(batch) == putBatch {
-			flush()
-		}
-	}
-	flush()
-	return errors.Join(append(errs, s.Err())...)
 }
 
 // point reads metric, time, value, tags.

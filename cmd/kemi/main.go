@@ -18,8 +18,9 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	// The signals stay caught until the process has ended: timeout(1) sends its signal twice, and a second one that found no handler
+	// while the program ends would make an orderly end look like a death.
+	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := &cobra.Command{
 		Use:           "kemi",
 		Short:         "Monitoring first: metrics, logs, alerts and autoscaling in one binary",
@@ -30,7 +31,6 @@ func main() {
 	root.AddCommand(serverCommand(), agentCommand(), tailCommand(), logsCommand(), queryCommand(), putCommand(), configCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "kemi:", err)
-		stop()
 		os.Exit(exitCode(ctx, err))
 	}
 }

@@ -174,10 +174,10 @@ func TestScale(t *testing.T) {
 		if err != nil || s.session != i.PID || s.pgid != i.PID {
 			t.Errorf("instance %s: session %d, group %d of process %d (%v)", i.ID, s.session, s.pgid, i.PID, err)
 		}
-		if m := marks(i.PID); m[markInstance] != i.ID || m[markPool] != d.id || m[markGroup] != "default/workers" {
-			t.Errorf("marks %v", m)
-		}
-		eventually(t, func() error {
+		eventually(t, func() error { // before a process has begun its program it has no marks
+			if m := marks(i.PID); m[markInstance] != i.ID || m[markPool] != d.id || m[markGroup] != "default/workers" {
+				return fmt.Errorf("marks %v", m)
+			}
 			if got := logOf(t, d, i.ID); got != "default/workers 안녕 none in /\noops\n" {
 				return fmt.Errorf("log %q", got)
 			}

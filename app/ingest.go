@@ -1,0 +1,110 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kemi"
+	"kemi/collectors/graphite"
+	"kemi/collectors/influx"
+	"kemi/collectors/listen"
+	"kemi/collectors/opentsdb"
+	"kemi/collectors/otlp"
+	"kemi/collectors/promtext"
+	"kemi/collectors/push"
+	"kemi/collectors/statsd"
+)
+
+// IngestConfig is what comes in: the limits that hold for all of it, and a block for each protocol that has more to say.
+type IngestConfig struct {
+	push.Config `yaml:",inline"`
+
+	Influx influx.Config `yaml:"influx"`
+	OTLP   otlp.Config   `yaml:"otlp"`
+	// Telnet (OpenTSDB's), Graphite and StatsD have listeners of their own, which are off unless they are given an address.
+	Telnet   listen.Config `yaml:"telnet"`
+	Graphite listen.Config `yaml:"graphite"`
+	StatsD   statsd.Config `yaml:"statsd"`
+}
+
+func defaultIngestConfig() IngestConfig {
+	return IngestConfig{
+		Config: push.DefaultConfig(), Influx: influx.DefaultConfig(), OTLP: otlp.DefaultConfig(), Telnet: listen.DefaultConfig(), Graphite: listen.DefaultConfig(), StatsD: statsd.DefaultConfig(),
+	}
+}
+
+// Validate tells what is wrong, all of it.
+func (c IngestConfig) Validate() error {
+	var errs []error
+	for _, part := range []struct {
+		name string
+		err  error
+	}{
+		{"", c.Config.Validate()}, {"influx: ", c.Influx.Validate()}, {"", c.OTLP.Validate()}, {"telnet: ", c.Telnet.Validate()}, {"graphite: ", c.Graphite.Validate()}, {"", c.StatsD.Validate()},
+	} {
+		if part.err != nil {
+			errs = append(errs, fmt.Errorf("%s%w", part.name, part.err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// receivers opens the receivers of the protocols beside those of package push, and gives what they serve over HTTP.
+func (a *App) receivers(ctx context.Context, in *push.Push, auth listen.Authenticator, part func(string) *slog.Logger, reg prometheus.Registerer) ([]kemi.Route, error) {
+	cfg := a.cfg.Ingest
+	lines, err := influx.New(cfg.Influx, in, a.now)
+	if err != nil {
+		return nil, err
+	}
+	points, err := otlp.New(cfg.OTLP, otlp.Options{In: in, Log: part("otlp"), Now: a.now})
+	if err != nil {
+		return nil, err
+	}
+	routes := append(lines.Routes(), points.Routes()...)
+	routes = append(routes, promtext.New(in, a.now).Routes()...)
+	if cfg.OTLP.GRPC.Listen != "" {
+		s, err := points.NewServer(ctx, auth, part("otlp"))
+		if err != nil {
+			return nil, err
+		}
+		a.onStop("otlp", s.Close)
+		a.loop("otlp", s.Run)
+		a.listening("otlp", []net.Addr{s.Addr()})
+	}
+
+	metrics := listen.NewMetrics(reg)
+	for _, p := range []struct {
+		name string
+		cfg  listen.Config
+		open func(*listen.Listener, string) listen.Session
+	}{
+		{"telnet", cfg.Telnet, opentsdb.Open(opentsdb.Options{In: in, Log: part("telnet"), Version: Version})},
+		{"graphite", cfg.Graphite, graphite.Open(graphite.Options{In: in, Log: part("graphite"), Now: a.now})},
+	} {
+		if !p.cfg.On() {
+			continue
+		}
+		l, err := listen.Open(ctx, p.cfg, listen.Options{Name: p.name, Auth: auth, Open: p.open, Log: part(p.name), Metrics: metrics})
+		if err != nil {
+			return nil, err
+		}
+		a.onStop(p.name, l.Close)
+		a.loop(p.name, l.Run)
+		a.listening(p.name, l.Addrs())
+	}
+	if cfg.StatsD.On() {
+		s, err := statsd.New(ctx, cfg.StatsD, statsd.Options{In: in, Auth: auth, Metrics: metrics, Log: part("statsd"), Now: a.now})
+		if err != nil {
+			return nil, err
+		}
+		a.onStop("statsd", s.Close)
+		a.loop("statsd", s.Run)
+		a.listening("statsd", s.Addrs())
+	}
+	return routes, nil
+}
