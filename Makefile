@@ -9,10 +9,10 @@ GOFLAGS_BUILD := -buildvcs=false -ldflags '$(LDFLAGS)'
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 WEB_SRC := $(shell find web/src web/index.html web/package.json web/package-lock.json web/vite.config.ts 2>/dev/null)
 
-.PHONY: help build run test check bench e2e web fmt lint fuzz deps clean
+.PHONY: help build run test check peer-opentsdb bench e2e web fmt lint fuzz deps clean
 
 help: ## show this list
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 build: web ## build bin/kemi with its web page
 	go build $(GOFLAGS_BUILD) -o $(BIN) ./cmd/kemi
@@ -44,8 +44,15 @@ check: lint ## vet, lint and the race detector over everything
 e2e: ## the built binary on real input, from an empty folder (needs make build)
 	go test -count=1 -tags e2e -timeout 15m ./e2e/...
 
-bench: build ## whole-process figures, written to docs/benchmarks.md
-	go run ./e2e/bench -bin $(BIN) -out docs/benchmarks.md
+# A real OpenTSDB, started for this. RECORD=1 writes anew what it answers; without, it is asked random questions beside our engine.
+peer-opentsdb: ## compare with a real OpenTSDB 2.4.1, which Maven brings (needs Java 17)
+	eval "export $$(./e2e/peers/opentsdb up)"; \
+	  if [ -n "$(RECORD)" ]; then KEMI_TEST_RECORD=1 go test -count=1 -tags peer -run '^TestRecord$$' -v ./sauron/tsd; \
+	  else go test -count=1 -tags peer -timeout 30m -run '^TestPeer' -v ./sauron/query ./sauron/tsd; fi; \
+	  code=$$?; ./e2e/peers/opentsdb down; exit $$code
+
+bench: build ## whole-process figures, written to docs/benchmarks.md (BENCH="-only query -victoriametrics PATH": see go run ./e2e/bench -h)
+	go run ./e2e/bench -bin $(BIN) -out docs/benchmarks.md $(BENCH)
 
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	@for p in $$(grep -rl --include=*_test.go 'func Fuzz' . | xargs -n1 dirname | sort -u); do \

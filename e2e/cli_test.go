@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -72,7 +73,18 @@ func TestCommandLine(t *testing.T) {
 	if strings.Contains(p.out.String(), "quiet") {
 		t.Errorf("the tail shows what does not match: %s", p.out.String())
 	}
-	p.stop()
+	// However often it is told, it ends in order: timeout(1) tells it twice.
+	for ended := false; !ended; {
+		p.signal(syscall.SIGTERM)
+		select {
+		case <-p.done:
+			ended = true
+		default:
+		}
+	}
+	if p.err != nil {
+		t.Errorf("the tail was stopped and ended with %v", p.err)
+	}
 	do(0, "주문 실패 at once", "", "logs", `service:pay 실패`)
 	do(0, `"level":"error"`, "", "logs", `service:pay 실패`, "-o", "json")
 }

@@ -67,17 +67,13 @@ func (w *writer) next() (body, int, bool) {
 	return body{data: b.Bytes(), headers: jsonLines}, raw, true
 }
 
-func benchLogs(ctx context.Context, o options, row rowFunc) error {
+func benchLogs(ctx context.Context, o options, row func(what, format string, args ...any)) error {
 	dir, err := os.MkdirTemp("", "kemi-bench-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	data := filepath.Join(dir, "data")
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return err
-	}
-	s, err := start(ctx, o.bin, data)
+	s, err := start(ctx, &o.targets[0], dir)
 	if err != nil {
 		return err
 	}
@@ -124,7 +120,7 @@ func benchLogs(ctx context.Context, o options, row rowFunc) error {
 	row("logs, last acknowledgement until all can be found", "%.1f s", lag.Seconds())
 	row("logs, highest resident memory", "%.0f MiB", float64(after.resident)/(1<<20))
 	s.stop()
-	row("logs, raw text to disk", "%.2f", raw/float64(diskBytes(filepath.Join(data, "logs"))))
+	row("logs, raw text to disk", "%.2f", raw/float64(diskBytes(filepath.Join(dir, "data", "logs"))))
 	return nil
 }
 

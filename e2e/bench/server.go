@@ -19,52 +19,75 @@ import (
 	"time"
 )
 
-// server is a kemi server that this program started.
+// server is a server that this program started.
 type server struct {
-	cmd  *exec.Cmd
-	url  string
-	data string
-	log  bytes.Buffer
+	target *target
+	cmd    *exec.Cmd
+	url    string
+	dir    string // with what belongs to it; dir/data is its data
+	exited chan struct{}
+	log    bytes.Buffer
 }
 
-// start runs the binary on an empty folder (or again on data), with its own collecting switched off.
-func start(ctx context.Context, bin, data string) (*server, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freeAddr(ctx context.Context) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// start runs the target on an empty folder, or again on the one that it had.
+func start(ctx context.Context, t *target, dir string) (*server, error) {
+	addr, err := freeAddr(ctx)
 	if err != nil {
 		return nil, err
 	}
-	addr := l.Addr().String()
-	l.Close()
-	conf := filepath.Join(data, "..", "kemi.yaml")
-	if err := os.WriteFile(conf, []byte("agent:\n  enabled: false\n"), 0o600); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o700); err != nil {
 		return nil, err
 	}
-	s := &server{url: "http://" + addr, data: data}
-	s.cmd = exec.CommandContext(ctx, bin, "server", "--dev", "--config", conf, "--data", data, "--listen", addr)
+	s := &server{target: t, url: "http://" + addr, dir: dir, exited: make(chan struct{})}
+	if s.cmd, err = t.command(dir, addr); err != nil {
+		return nil, err
+	}
 	s.cmd.Stderr = &s.log
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
-	deadline := time.Now().Add(time.Minute)
-	for time.Now().Before(deadline) {
-		if r, err := http.Get(s.url + "/readyz"); err == nil {
+	go func() {
+		_ = s.cmd.Wait()
+		close(s.exited)
+	}()
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && !s.gone(); time.Sleep(5 * time.Millisecond) {
+		if r, err := http.Get(s.url + t.ready); err == nil {
 			r.Body.Close()
-			if r.StatusCode == http.StatusOK {
+			if r.StatusCode/100 == 2 {
 				return s, nil
 			}
 		}
-		if s.cmd.ProcessState != nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	s.stop()
-	return nil, fmt.Errorf("the server did not become ready: %s", s.log.String())
+	return nil, fmt.Errorf("the server did not become ready: %.2000s", s.log.String())
+}
+
+func (s *server) gone() bool {
+	select {
+	case <-s.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *server) kill() {
+	_ = s.cmd.Process.Kill()
+	<-s.exited
 }
 
 func (s *server) stop() {
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	_ = s.cmd.Wait()
+	<-s.exited
 }
 
 // usage is what the process has used so far.
