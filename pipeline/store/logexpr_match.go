@@ -170,6 +170,11 @@ func (e LogRange) Match(r *kemi.LogRecord) bool {
 	if e.Field == "level" && r.Severity.String() != "" {
 		compare = func(bound string) (int, bool) { return compareSeverity(r.Severity, bound) }
 	}
+	return e.holds(compare)
+}
+
+// holds tells whether a value that compare compares with a bound lies in the range.
+func (e LogRange) holds(compare func(bound string) (int, bool)) bool {
 	if e.Min != nil {
 		if c, ok := compare(*e.Min); !ok || c < 0 || c == 0 && e.MinOpen {
 			return false

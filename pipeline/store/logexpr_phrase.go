@@ -76,11 +76,13 @@ func (p *phrase) unitIs(i int, text string, u unit) bool {
 }
 
 // follows tells whether the units after the first are what sc gives next.
-func (p *phrase) follows(sc scanner) bool {
+func (p *phrase) follows(sc scanner) bool { return p.followedBy(sc, p.unitIs) }
+
+func (p *phrase) followedBy(sc scanner, unitIs func(i int, text string, u unit) bool) bool {
 	piece := 1 // characters of the Hangul word so far without a space in the text
 	for i := 1; i < len(p.units); i++ {
 		u, ok := sc.next()
-		if !ok || !p.unitIs(i, sc.s, u) {
+		if !ok || !unitIs(i, sc.s, u) {
 			return false
 		}
 		q := p.units[i]

@@ -1,0 +1,341 @@
+package pattern
+
+import (
+	"strings"
+)
+
+// inBodies looks at the bodies: at whole templates first, then at the columns of their slots, and at lines put together again only where that is not enough.
+func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
+	out := newRowSet(x.directory.rows)
+	of, err := x.templateOf()
+	if err != nil {
+		return nil, err
+	}
+	yes := make([]bool, len(x.templates))
+	some := false
+	for t := range x.templates {
+		switch j := l.of(x.templates[t].Template); j.state {
+		case judgedYes:
+			yes[t], some = true, true
+		case judgedWays:
+			if err := l.byWays(x, t, j, within, out); err != nil {
+				return nil, err
+			}
+		case judgedRows:
+			if err := l.byRows(x, t, j, within, out); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if some {
+		within.each(func(r uint32) bool {
+			if yes[of[r]] {
+				out.add(r)
+			}
+			return true
+		})
+	}
+	return out, nil
+}
+
+// byWays adds the rows of a template whose wild words are as the judgement says.
+func (l *leaf) byWays(x *reading, t int, j *judgement, within, out rowSet) error {
+	n := x.templates[t].rows
+	for _, way := range j.ways {
+		if !x.mayBe(t, way) {
+			continue
+		}
+		rows, err := x.rowsOf(t)
+		if err != nil {
+			return err
+		}
+		hit := allRows(n)
+		for _, w := range way {
+			is, err := x.wordIs(t, w, hit)
+			if err != nil {
+				return err
+			}
+			if hit.and(is); hit.empty() {
+				break
+			}
+		}
+		hit.each(func(i uint32) bool {
+			if within.has(rows[i]) {
+				out.add(rows[i])
+			}
+			return true
+		})
+	}
+	return nil
+}
+
+// mayBe tells, by the directory alone, whether the words of a template can be as way says.
+func (x *reading) mayBe(t int, way []wildIs) bool {
+	for _, w := range way {
+		c := &x.templates[t].columns[w.slot]
+		if w.kind != slotWord || w.prefix {
+			continue
+		}
+		switch c.typ {
+		case columnConst:
+			if !strings.EqualFold(c.before, w.word) {
+				return false
+			}
+		case columnInt, columnDelta:
+			if n, ok := c.wanted(w.word); !ok || c.width == 0 && n != c.base {
+				return false
+			}
+		case columnHex:
+			if len(w.word) != int(c.width) {
+				return false
+			}
+			for k := range len(w.word) {
+				if !isHex(w.word[k]) {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// wordIs are the template's rows, by their number among them, whose word is as w says; only those of among have to be right.
+func (x *reading) wordIs(t int, w wildIs, among rowSet) (rowSet, error) {
+	d, err := x.slot(t, w.slot)
+	if err != nil {
+		return nil, err
+	}
+	out := newRowSet(d.n)
+	if w.kind == slotWord && !w.prefix {
+		d.find(w.word, func(i int) { out.add(uint32(i)) })
+		return out, nil
+	}
+	is := func(value string) bool {
+		word := nthWord(value, w.sub)
+		return len(word) == len(w.word) && strings.EqualFold(word, w.word) || w.prefix && len(word) > len(w.word) && strings.EqualFold(word[:len(w.word)], w.word)
+	}
+	if w.kind == slotStamp {
+		return out, x.eachStamp(t, w.slot, among, func(i uint32, text string) {
+			if is(text) {
+				out.add(i)
+			}
+		})
+	}
+	d.each(among, is, func(i uint32) { out.add(i) })
+	return out, nil
+}
+
+// eachStamp calls f with the text of the stamps of those rows.
+func (x *reading) eachStamp(t, slot int, among rowSet, f func(i uint32, text string)) error {
+	rows, err := x.rowsOf(t)
+	if err != nil {
+		return err
+	}
+	at, err := x.times()
+	if err != nil {
+		return err
+	}
+	d, err := x.slot(t, slot)
+	if err != nil {
+		return err
+	}
+	var l layout
+	k := 0
+	for _, p := range x.templates[t].parts {
+		if p.slot {
+			if k == slot {
+				l = p.layout
+			}
+			k++
+		}
+	}
+	var buf []byte
+	among.each(func(i uint32) bool {
+		buf = l.append(buf[:0], at[rows[i]], d.number(int(i)))
+		f(i, view(buf))
+		return true
+	})
+	return nil
+}
+
+// each calls hit with those values of among for which is holds.
+func (d *columnData) each(among rowSet, is func(value string) bool, hit func(i uint32)) {
+	switch d.typ {
+	case columnConst:
+		if is(d.before) {
+			among.each(func(i uint32) bool { hit(i); return true })
+		}
+	case columnDict:
+		holds := make([]bool, len(d.words))
+		some := false
+		for k, w := range d.words {
+			holds[k] = is(w)
+			some = some || holds[k]
+		}
+		if some {
+			among.each(func(i uint32) bool {
+				if holds[d.nums[i]] {
+					hit(i)
+				}
+				return true
+			})
+		}
+	case columnText:
+		among.each(func(i uint32) bool {
+			if is(d.texts[i]) {
+				hit(i)
+			}
+			return true
+		})
+	default:
+		var buf []byte
+		among.each(func(i uint32) bool {
+			buf = d.append(buf[:0], int(i))
+			if is(view(buf)) {
+				hit(i)
+			}
+			return true
+		})
+	}
+}
+
+// nthWord is a word of a text of ASCII, the first is 0.
+func nthWord(s string, n int) string {
+	for i := 0; i < len(s); {
+		if charKind[s[i]] == 0 {
+			i++
+			continue
+		}
+		from := i
+		for i < len(s) && charKind[s[i]] != 0 {
+			i++
+		}
+		if n == 0 {
+			return s[from:i]
+		}
+		n--
+	}
+	return ""
+}
+
+// byRows looks at the lines of a template.
+func (l *leaf) byRows(x *reading, t int, j *judgement, within, out rowSet) error {
+	among := newRowSet(x.templates[t].rows)
+	var rows []uint32
+	var err error
+	if j.inWord != "" {
+		if among, err = x.slotsWith(t, j); err != nil || among.empty() {
+			return err
+		}
+		if rows, err = x.rowsOf(t); err != nil {
+			return err
+		}
+		among.each(func(i uint32) bool {
+			if !within.has(rows[i]) {
+				among[i>>6] &^= 1 << (i & 63)
+			}
+			return true
+		})
+	} else {
+		if rows, err = x.rowsOf(t); err != nil {
+			return err
+		}
+		for i, r := range rows {
+			if within.has(r) {
+				among.add(uint32(i))
+			}
+		}
+	}
+	buf := textPool.Get().(*[]byte)
+	defer textPool.Put(buf)
+	among.each(func(i uint32) bool {
+		var text []byte
+		if text, err = x.textOf((*buf)[:0], t, int(i), rows[i]); err != nil {
+			return false
+		}
+		*buf = text
+		if l.match(view(text)) {
+			out.add(rows[i])
+		}
+		return true
+	})
+	return err
+}
+
+// slotsWith are the template's rows that have j.inWord in one of their slots.
+func (x *reading) slotsWith(t int, j *judgement) (rowSet, error) {
+	out := newRowSet(x.templates[t].rows)
+	all := allRows(x.templates[t].rows)
+	lit := literal{text: j.inWord, fold: j.fold}
+	slot := -1
+	for _, p := range x.templates[t].parts {
+		if !p.slot {
+			continue
+		}
+		slot++
+		c := &x.templates[t].columns[slot]
+		if p.kind == slotStamp {
+			if !stampLike(lit.text) {
+				continue
+			}
+			if err := x.eachStamp(t, slot, all, func(i uint32, text string) {
+				if lit.in(text) {
+					out.add(i)
+				}
+			}); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if !c.mayHave(lit) {
+			continue
+		}
+		d, err := x.slot(t, slot)
+		if err != nil {
+			return nil, err
+		}
+		d.each(all, lit.in, func(i uint32) { out.add(i) })
+	}
+	return out, nil
+}
+
+// stampLike tells whether a stamp may have the text in one of its words.
+func stampLike(s string) bool {
+	letters := 0
+	for i := range len(s) {
+		if s[i]-'0' > 9 {
+			letters++
+		}
+	}
+	return letters <= 3
+}
+
+// mayHave tells, by the directory alone, whether a value may have the literal, which is word characters only.
+func (c *column) mayHave(l literal) bool {
+	switch c.typ {
+	case columnInt, columnDelta:
+		for i := range len(l.text) {
+			if d := l.text[i]; d-'0' > 9 && !l.hasByte(c.before, d) && !l.hasByte(c.after, d) {
+				return false
+			}
+		}
+	case columnHex:
+		if len(l.text) > int(c.width) {
+			return false
+		}
+		fallthrough
+	case columnUUID:
+		for i := range len(l.text) {
+			if d := l.text[i] | 0x20; d-'0' > 9 && (d < 'a' || d > 'f') {
+				return false
+			}
+		}
+	case columnIPv4:
+		return len(l.text) <= 3 && number(l.text)
+	}
+	return true
+}
+
+func (l literal) hasByte(text string, c byte) bool {
+	return strings.IndexByte(text, c) >= 0 || l.fold && c >= 'a' && c <= 'z' && strings.IndexByte(text, c-0x20) >= 0
+}

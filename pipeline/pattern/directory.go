@@ -1,0 +1,518 @@
+package pattern
+
+import (
+	"encoding/binary"
+	"slices"
+	"sync"
+
+	"kemi"
+)
+
+// directory is what a block says of itself. It does not change.
+type directory struct {
+	rows      int
+	streams   []kemi.Labels
+	ends      []int // row behind the last of each stream
+	unit      int64 // of times
+	firsts    rowColumn
+	deltas    rowColumn
+	severity  rowColumn
+	ids       ids
+	extras    []extraColumn
+	schemas   [][]int // which extras a record of it has
+	schema    rowColumn
+	templates []blockTemplate
+	template  rowColumn
+	pages     []page
+}
+
+// blockTemplate is a template of the block.
+type blockTemplate struct {
+	*Template
+	rows    int
+	columns []column
+}
+
+// extraColumn is the values of those records that have it.
+type extraColumn struct {
+	extra
+	rows   int
+	column column
+}
+
+// ids are the IDs: plain ones, or runs of numbers.
+type ids struct {
+	plain    *column
+	prefixes []string
+	runs     []idRun
+	order    []stretch
+}
+
+type idRun struct {
+	prefix, count int
+	first         uint64
+}
+
+// stretch is records of one stream that came one after another.
+type stretch struct{ stream, count int }
+
+// rowColumn is numbers that each record has.
+type rowColumn struct {
+	base     int64
+	width    uint8
+	page, at uint32
+}
+
+func readRows(r *byteReader) (c rowColumn) {
+	c.base = r.varint()
+	c.width = r.byte()
+	r.bad = r.bad || c.width > 8
+	if c.width > 0 {
+		c.page, c.at = uint32(r.uvarint()), uint32(r.uvarint())
+	}
+	return c
+}
+
+// Block is an open block. It may be used concurrently.
+type Block struct {
+	Meta
+	data      []byte
+	templates *Templates
+	filter    filter
+	open      func() (*directory, error)
+}
+
+// Open opens what Encode made; data must stay as it is, and readable, as long as the block is used (it may be a mapped file). What is not a block, or is
+// damaged, is an error wrapping kemi.ErrInvalid, here or when its parts are read.
+func Open(data []byte, m Meta, t *Templates) (*Block, error) {
+	if len(data) < preambleSize || string(data[:4]) != magic {
+		return nil, damaged("no block")
+	}
+	if data[4] != version {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "log block: version %d: only %d is known", data[4], version)
+	}
+	filterAt, dirAt := binary.LittleEndian.Uint32(data[8:]), binary.LittleEndian.Uint32(data[12:])
+	if filterAt > dirAt || uint64(dirAt) > uint64(len(data)) {
+		return nil, damaged("its parts lie behind its end")
+	}
+	f, err := openFilter(data[filterAt:dirAt])
+	if err != nil {
+		return nil, err
+	}
+	b := &Block{Meta: m, data: data, templates: t, filter: f}
+	b.open = sync.OnceValues(b.readDirectory)
+	return b, nil
+}
+
+// MemoryBytes is about how much memory the open block holds, beside data, once it has been asked.
+func (b *Block) MemoryBytes() int64 { return 8 * int64(binary.LittleEndian.Uint32(b.data[16:])) }
+
+func (b *Block) readDirectory() (d *directory, err error) {
+	defer notSound(&err)
+	size := binary.LittleEndian.Uint32(b.data[16:])
+	raw, err := decoder().DecodeAll(b.data[binary.LittleEndian.Uint32(b.data[12:]):], nil)
+	if err != nil || len(raw) != int(size) {
+		return nil, damaged("its directory cannot be unpacked")
+	}
+	r := &byteReader{b: raw}
+	d = &directory{rows: r.count(MaxRecords)}
+	if d.rows != b.Meta.Records {
+		return nil, damaged("it has %d records and should have %d", d.rows, b.Meta.Records)
+	}
+	d.readStreams(r)
+	d.unit = int64(r.uvarint())
+	d.firsts, d.deltas = readRows(r), readRows(r)
+	d.severity = readRows(r)
+	d.readIDs(r)
+	d.readExtras(r)
+	if err := d.readTemplates(r, b.templates); err != nil {
+		return nil, err
+	}
+	for n := r.count(len(raw)); n > 0 && !r.bad; n-- {
+		d.pages = append(d.pages, page{uint32(r.uvarint()), uint32(r.uvarint()), uint32(r.uvarint())})
+	}
+	if r.bad || d.unit < 1 || d.unit > 1e9 {
+		return nil, damaged("its directory makes no sense")
+	}
+	return d, nil
+}
+
+func (d *directory) readStreams(r *byteReader) {
+	end := 0
+	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
+		ls := make(kemi.Labels, r.count(len(r.b)))
+		for i := range ls {
+			ls[i] = kemi.Label{Name: r.string(), Value: r.string()}
+		}
+		if len(ls) == 0 {
+			ls = nil
+		}
+		end += r.count(d.rows)
+		d.streams, d.ends = append(d.streams, ls), append(d.ends, end)
+	}
+	r.bad = r.bad || end != d.rows
+}
+
+func (d *directory) readIDs(r *byteReader) {
+	if r.byte() == 1 {
+		c := readColumn(r)
+		d.ids.plain = &c
+		return
+	}
+	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
+		d.ids.prefixes = append(d.ids.prefixes, r.string())
+	}
+	sum := 0
+	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
+		run := idRun{prefix: r.count(len(d.ids.prefixes) - 1), first: r.uvarint(), count: r.count(d.rows)}
+		sum += run.count
+		d.ids.runs = append(d.ids.runs, run)
+	}
+	stream, of := int64(0), 0
+	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
+		stream += r.varint()
+		s := stretch{stream: int(stream), count: r.count(d.rows)}
+		r.bad = r.bad || stream < 0 || stream >= int64(len(d.streams))
+		of += s.count
+		d.ids.order = append(d.ids.order, s)
+	}
+	r.bad = r.bad || sum != d.rows || of != d.rows
+}
+
+func (d *directory) readExtras(r *byteReader) {
+	for n := r.count(len(r.b)); n > 0 && !r.bad; n-- {
+		x := extraColumn{extra: extra{kind: r.byte(), name: r.string()}, rows: r.count(d.rows)}
+		x.column = readColumn(r)
+		d.extras = append(d.extras, x)
+	}
+	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
+		in := &byteReader{b: []byte(r.string())}
+		var s []int
+		for len(in.b) > 0 && !in.bad {
+			s = append(s, in.count(len(d.extras)-1))
+		}
+		r.bad = r.bad || in.bad
+		d.schemas = append(d.schemas, s)
+	}
+	d.schema = readRows(r)
+}
+
+func (d *directory) readTemplates(r *byteReader, all *Templates) error {
+	sum := 0
+	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
+		text := r.string()
+		if r.bad {
+			break
+		}
+		t, err := all.get(text)
+		if err != nil {
+			return err
+		}
+		bt := blockTemplate{Template: t, rows: r.count(d.rows), columns: make([]column, t.slots)}
+		for i := range bt.columns {
+			bt.columns[i] = readColumn(r)
+		}
+		sum += bt.rows
+		d.templates = append(d.templates, bt)
+	}
+	r.bad = r.bad || sum != d.rows
+	d.template = readRows(r)
+	return nil
+}
+
+// reading is one use of a block: what it has unpacked so far. It is for one goroutine.
+type reading struct {
+	*directory
+	b     *Block
+	pages map[uint32][]byte
+
+	at        []kemi.Nanos
+	tmpl      []uint32
+	sev       []kemi.Severity
+	byTmpl    []uint32 // rows, those of one template one after another
+	starts    []int    // where those of each template begin
+	schemaOf  []uint32
+	extraRows [][]uint32
+	cols      map[*column]*columnData
+	idOf      []string
+}
+
+func (b *Block) read() (*reading, error) {
+	d, err := b.open()
+	if err != nil {
+		return nil, err
+	}
+	return &reading{directory: d, b: b, pages: map[uint32][]byte{}, cols: map[*column]*columnData{}}, nil
+}
+
+func (x *reading) page(num uint32) ([]byte, error) {
+	if p, ok := x.pages[num]; ok {
+		return p, nil
+	}
+	if uint64(num) >= uint64(len(x.directory.pages)) {
+		return nil, damaged("there is no page %d", num)
+	}
+	p, err := unpack(x.b.data, x.directory.pages[num], nil)
+	if err == nil {
+		x.pages[num] = p
+	}
+	return p, err
+}
+
+func (x *reading) numbers(c rowColumn, n int) ([]uint64, error) {
+	out := make([]uint64, n)
+	if c.width > 0 {
+		p, err := x.page(c.page)
+		if err != nil {
+			return nil, err
+		}
+		if uint64(c.at)+uint64(n)*uint64(c.width) > uint64(len(p)) {
+			return nil, damaged("numbers of records end behind their page")
+		}
+		readPlanes(out, p[c.at:], int(c.width))
+	}
+	if c.base != 0 {
+		for i := range out {
+			out[i] += uint64(c.base)
+		}
+	}
+	return out, nil
+}
+
+// times are the times of all rows.
+func (x *reading) times() ([]kemi.Nanos, error) {
+	if x.at != nil {
+		return x.at, nil
+	}
+	firsts, err := x.numbers(x.firsts, len(x.streams))
+	if err != nil {
+		return nil, err
+	}
+	deltas, err := x.numbers(x.deltas, x.rows-len(x.streams))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]kemi.Nanos, x.rows)
+	row := 0
+	for s, end := range x.ends {
+		if row == end {
+			return nil, damaged("a stream has no record")
+		}
+		at := int64(firsts[s])
+		out[row] = kemi.Nanos(at * x.unit)
+		row++
+		for ; row < end; row++ {
+			at += unzigzag(deltas[0])
+			deltas = deltas[1:]
+			out[row] = kemi.Nanos(at * x.unit)
+		}
+	}
+	x.at = out
+	return out, nil
+}
+
+func (x *reading) severities() ([]kemi.Severity, error) {
+	if x.sev != nil {
+		return x.sev, nil
+	}
+	ns, err := x.numbers(x.severity, x.rows)
+	if err != nil {
+		return nil, err
+	}
+	x.sev = make([]kemi.Severity, len(ns))
+	for i, n := range ns {
+		x.sev[i] = kemi.Severity(n)
+	}
+	return x.sev, nil
+}
+
+// templateOf is the number of the template of each row.
+func (x *reading) templateOf() ([]uint32, error) {
+	if x.tmpl != nil {
+		return x.tmpl, nil
+	}
+	ns, err := x.numbers(x.template, x.rows)
+	if err != nil {
+		return nil, err
+	}
+	x.tmpl, err = small(ns, len(x.templates))
+	return x.tmpl, err
+}
+
+func small(ns []uint64, limit int) ([]uint32, error) {
+	out := make([]uint32, len(ns))
+	for i, n := range ns {
+		if n >= uint64(limit) {
+			return nil, damaged("a record is of kind %d of %d", n, limit)
+		}
+		out[i] = uint32(n)
+	}
+	return out, nil
+}
+
+// rowsOf are the rows of a template, ascending.
+func (x *reading) rowsOf(t int) ([]uint32, error) {
+	if x.byTmpl == nil {
+		of, err := x.templateOf()
+		if err != nil {
+			return nil, err
+		}
+		x.starts = make([]int, len(x.templates)+1)
+		for i := range x.templates {
+			x.starts[i+1] = x.starts[i] + x.templates[i].rows
+		}
+		next := slices.Clone(x.starts)
+		x.byTmpl = make([]uint32, x.rows)
+		for r, n := range of {
+			if next[n] >= x.starts[n+1] {
+				return nil, damaged("template %d has more records than it says", n)
+			}
+			x.byTmpl[next[n]] = uint32(r)
+			next[n]++
+		}
+	}
+	return x.byTmpl[x.starts[t]:x.starts[t+1]], nil
+}
+
+// schemas are the number of the schema of each row.
+func (x *reading) schemaOfRows() ([]uint32, error) {
+	if x.schemaOf != nil {
+		return x.schemaOf, nil
+	}
+	ns, err := x.numbers(x.schema, x.rows)
+	if err != nil {
+		return nil, err
+	}
+	x.schemaOf, err = small(ns, len(x.directory.schemas))
+	return x.schemaOf, err
+}
+
+// rowsWith are the rows that have the extra, ascending.
+func (x *reading) rowsWith(n int) ([]uint32, error) {
+	if x.extraRows == nil {
+		x.extraRows = make([][]uint32, len(x.extras))
+	}
+	if x.extraRows[n] != nil {
+		return x.extraRows[n], nil
+	}
+	of, err := x.schemaOfRows()
+	if err != nil {
+		return nil, err
+	}
+	has := make([]bool, len(x.directory.schemas))
+	for i, s := range x.directory.schemas {
+		has[i] = slices.Contains(s, n)
+	}
+	rows := make([]uint32, 0, x.extras[n].rows)
+	for r, s := range of {
+		if has[s] {
+			rows = append(rows, uint32(r))
+		}
+	}
+	if len(rows) != x.extras[n].rows {
+		return nil, damaged("%d records have %q and should be %d", len(rows), x.extras[n].name, x.extras[n].rows)
+	}
+	x.extraRows[n] = rows
+	return rows, nil
+}
+
+// column is a column made ready to be read.
+func (x *reading) column(c *column, n int) (*columnData, error) {
+	if d, ok := x.cols[c]; ok {
+		return d, nil
+	}
+	d, err := c.read(n, x.page)
+	if err != nil {
+		return nil, err
+	}
+	x.cols[c] = &d
+	return &d, nil
+}
+
+// slot is the column of a template's slot.
+func (x *reading) slot(t, slot int) (*columnData, error) {
+	return x.column(&x.templates[t].columns[slot], x.templates[t].rows)
+}
+
+// allIDs are the IDs of all rows.
+func (x *reading) allIDs() ([]string, error) {
+	if x.idOf != nil {
+		return x.idOf, nil
+	}
+	out := make([]string, x.rows)
+	if c := x.ids.plain; c != nil {
+		d, err := x.column(c, x.rows)
+		if err != nil {
+			return nil, err
+		}
+		var buf []byte
+		for i := range out {
+			buf = d.append(buf[:0], i)
+			out[i] = string(buf)
+		}
+		x.idOf = out
+		return out, nil
+	}
+	next := make([]int, len(x.streams)) // the row of each stream that came next
+	for s := range next {
+		if s > 0 {
+			next[s] = x.ends[s-1]
+		}
+	}
+	run, used := 0, 0
+	all := make([]byte, 0, 24*x.rows)
+	ends := make([]int, x.rows)
+	rows := make([]int, 0, x.rows)
+	for _, s := range x.ids.order {
+		for range s.count {
+			for used == x.ids.runs[run].count {
+				run, used = run+1, 0
+			}
+			row := next[s.stream]
+			if row >= x.ends[s.stream] {
+				return nil, damaged("stream %d has more IDs than records", s.stream)
+			}
+			next[s.stream]++
+			all = appendID(all, x.ids.prefixes[x.ids.runs[run].prefix], x.ids.runs[run].first+uint64(used))
+			used++
+			ends[len(rows)] = len(all)
+			rows = append(rows, row)
+		}
+	}
+	text, from := view(all), 0
+	for k, row := range rows {
+		out[row] = text[from:ends[k]]
+		from = ends[k]
+	}
+	x.idOf = out
+	return out, nil
+}
+
+// Batches are the names of the senders' batches (the part of an ID before "~") that records of the block are of.
+func (b *Block) Batches() (names []string, err error) {
+	defer notSound(&err)
+	x, err := b.read()
+	if err != nil {
+		return nil, err
+	}
+	prefixes := x.ids.prefixes
+	if x.ids.plain != nil {
+		if prefixes, err = x.allIDs(); err != nil {
+			return nil, err
+		}
+	}
+	seen := map[string]bool{}
+	var out []string
+	for _, p := range prefixes {
+		for i := len(p) - 1; i >= 0; i-- {
+			if p[i] == '~' {
+				if !seen[p[:i]] {
+					seen[p[:i]] = true
+					out = append(out, p[:i])
+				}
+				break
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,117 @@
+package pattern
+
+import (
+	"encoding/binary"
+
+	"github.com/FastFilter/xorfilter"
+	"github.com/cespare/xxhash/v2"
+)
+
+// keySet is the hashes of the terms of a block, each once.
+type keySet struct {
+	table   []uint64 // open addressing; 0 is empty
+	keys    []uint64
+	builder xorfilter.BinaryFuseBuilder
+}
+
+func (s *keySet) reset() {
+	s.keys = s.keys[:0]
+	if len(s.table) > 1<<20 {
+		s.table = nil
+	}
+	clear(s.table)
+}
+
+func (s *keySet) add(h uint64) {
+	if h == 0 {
+		h = 1
+	}
+	if 2*len(s.keys) >= len(s.table) {
+		s.table = make([]uint64, max(1<<12, 2*len(s.table)))
+		for _, k := range s.keys {
+			s.put(k)
+		}
+	}
+	if s.put(h) {
+		s.keys = append(s.keys, h)
+	}
+}
+
+func (s *keySet) put(h uint64) bool {
+	mask := uint64(len(s.table) - 1)
+	for i := h & mask; ; i = (i + 1) & mask {
+		switch s.table[i] {
+		case 0:
+			s.table[i] = h
+			return true
+		case h:
+			return false
+		}
+	}
+}
+
+func hashTerm(term string) uint64 { return xxhash.Sum64String(term) }
+
+// hashFolded is hashTerm of an ASCII word in lower case.
+func hashFolded(word string) uint64 {
+	var buf [128]byte
+	if len(word) > len(buf) {
+		b := make([]byte, 0, len(word))
+		return xxhash.Sum64(appendLower(b, word))
+	}
+	return xxhash.Sum64(appendLower(buf[:0], word))
+}
+
+func appendLower(b []byte, s string) []byte {
+	for i := range len(s) {
+		c := s[i]
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
+const filterHeader = 8 + 4*4
+
+// appendFilter writes a binary fuse filter (Graf and Lemire, 2022) of the keys: 9 bits each, one in 256 others is found too. Without keys, or if it cannot be made, it is empty.
+func (s *keySet) appendFilter(b []byte) []byte {
+	if len(s.keys) == 0 {
+		return b
+	}
+	f, err := xorfilter.BuildBinaryFuse[uint8](&s.builder, s.keys)
+	if err != nil {
+		return b
+	}
+	b = binary.LittleEndian.AppendUint64(b, f.Seed)
+	for _, n := range []uint32{f.SegmentLength, f.SegmentLengthMask, f.SegmentCount, f.SegmentCountLength} {
+		b = binary.LittleEndian.AppendUint32(b, n)
+	}
+	return append(b, f.Fingerprints...)
+}
+
+// filter tells which terms a block may have.
+type filter struct{ f *xorfilter.BinaryFuse[uint8] }
+
+func openFilter(b []byte) (filter, error) {
+	if len(b) == 0 {
+		return filter{}, nil
+	}
+	if len(b) < filterHeader {
+		return filter{}, damaged("a filter of %d bytes", len(b))
+	}
+	f := &xorfilter.BinaryFuse[uint8]{
+		Seed: binary.LittleEndian.Uint64(b), SegmentLength: binary.LittleEndian.Uint32(b[8:]), SegmentLengthMask: binary.LittleEndian.Uint32(b[12:]),
+		SegmentCount: binary.LittleEndian.Uint32(b[16:]), SegmentCountLength: binary.LittleEndian.Uint32(b[20:]), Fingerprints: b[filterHeader:],
+	}
+	if f.SegmentLength == 0 || f.SegmentLengthMask != f.SegmentLength-1 || uint64(f.SegmentCountLength)+2*uint64(f.SegmentLength) > uint64(len(f.Fingerprints)) {
+		return filter{}, damaged("a filter whose sizes do not fit")
+	}
+	return filter{f}, nil
+}
+
+// has tells whether the block may have the term. A filter that is empty knows nothing.
+func (f filter) has(term string) bool {
+	return f.f == nil || exempt(term) || f.f.Contains(hashTerm(term))
+}

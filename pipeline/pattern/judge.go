@@ -1,0 +1,317 @@
+package pattern
+
+import (
+	"regexp"
+	"regexp/syntax"
+	"strings"
+	"unicode/utf8"
+
+	"kemi/pipeline/store"
+)
+
+type judged uint8
+
+const (
+	judgedNo   judged = iota // no record of the template meets the condition
+	judgedYes                // all do
+	judgedWays               // those do whose words are as one of the ways says
+	judgedRows               // each has to be looked at
+)
+
+// judgement is what can be said of all lines of a template.
+type judgement struct {
+	state judged
+	ways  [][]wildIs
+	// inWord is, if it is not empty, a run of word characters that the line must have, and that the fixed text has not.
+	inWord string
+	fold   bool
+}
+
+// wildIs says what a wild word has to be.
+type wildIs struct {
+	wildWord
+	word   string
+	prefix bool
+}
+
+// maxWays is how many ways are told apart; of a template with more each record is looked at.
+const maxWays = 64
+
+func (l *leaf) of(t *Template) *judgement {
+	l.mu.RLock()
+	j := l.known[t]
+	l.mu.RUnlock()
+	if j != nil {
+		return j
+	}
+	j = l.decide(t)
+	l.mu.Lock()
+	l.known[t] = j
+	l.mu.Unlock()
+	return j
+}
+
+func (l *leaf) decide(t *Template) *judgement {
+	if t.slots == 0 {
+		if l.match(t.text) {
+			return &judgement{state: judgedYes}
+		}
+		return &judgement{}
+	}
+	if _, ok := l.e.(store.LogExists); ok {
+		return &judgement{state: judgedYes}
+	}
+	if t.whole {
+		return &judgement{state: judgedRows}
+	}
+	switch {
+	case l.phrase != nil:
+		return l.align(t)
+	case l.isRaw:
+		return decideRaw(t, l.raw)
+	case l.lit.text != "":
+		return l.lit.decide(t)
+	}
+	return &judgement{state: judgedRows}
+}
+
+// align is the judgement on a phrase.
+func (l *leaf) align(t *Template) *judgement {
+	all, complete := l.phrase.Ways(t.stand, t.wilds, maxWays)
+	j := &judgement{}
+	for _, way := range all {
+		if len(way) == 0 {
+			return &judgement{state: judgedYes}
+		}
+		var is []wildIs
+		for _, b := range way {
+			w := t.of[b.Wild]
+			if !w.couldBe(b.Word, b.Prefix) || w.kind == slotIPv4 && !number(b.Word) {
+				is = nil
+				break
+			}
+			is = append(is, wildIs{w, b.Word, b.Prefix})
+		}
+		if is != nil {
+			j.state = judgedWays
+			j.ways = append(j.ways, is)
+		}
+	}
+	if !complete {
+		return &judgement{state: judgedRows}
+	}
+	return j
+}
+
+func number(s string) bool {
+	for i := range len(s) {
+		if s[i]-'0' > 9 {
+			return false
+		}
+	}
+	return true
+}
+
+// decideRaw is the judgement on text that has no word in it: it is in the fixed text, or within a slot that is several words.
+func decideRaw(t *Template, raw string) *judgement {
+	j := &judgement{}
+	for _, p := range t.parts {
+		if strings.Contains(p.text, raw) {
+			return &judgement{state: judgedYes}
+		}
+		if p.slot && p.kind != slotWord {
+			j.state = judgedRows
+		}
+	}
+	if raw == "" {
+		j.state = judgedYes
+	}
+	return j
+}
+
+// literal is a text that all lines have that a regular expression matches.
+type literal struct {
+	text string
+	fold bool // without regard to case; text is in lower case then
+}
+
+// literalOf is the longest literal that can be found, in ASCII.
+func literalOf(re *regexp.Regexp) literal {
+	tree, err := syntax.Parse(re.String(), syntax.Perl)
+	if err != nil {
+		return literal{}
+	}
+	return literalIn(tree.Simplify())
+}
+
+func literalIn(re *syntax.Regexp) (best literal) {
+	switch re.Op {
+	case syntax.OpLiteral:
+		l := literal{fold: re.Flags&syntax.FoldCase != 0}
+		s := string(re.Rune)
+		for i := range len(s) {
+			if s[i] >= utf8.RuneSelf || s[i] < 9 {
+				return literal{}
+			}
+		}
+		if l.text = s; l.fold {
+			l.text = strings.ToLower(s)
+			if strings.ContainsAny(l.text, "ks") { // which are also the lower case of letters that are not ASCII
+				return longest(cutFolding(l.text))
+			}
+		}
+		return l
+	case syntax.OpCapture, syntax.OpPlus:
+		return literalIn(re.Sub[0])
+	case syntax.OpRepeat:
+		if re.Min > 0 {
+			return literalIn(re.Sub[0])
+		}
+	case syntax.OpConcat:
+		for _, s := range re.Sub {
+			if l := literalIn(s); len(l.text) > len(best.text) {
+				best = l
+			}
+		}
+	}
+	return best
+}
+
+// cutFolding cuts a text at the letters that others than ASCII fold to.
+func cutFolding(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == 'k' || r == 's' })
+}
+
+func longest(all []string) (l literal) {
+	l.fold = true
+	for _, s := range all {
+		if len(s) > len(l.text) {
+			l.text = s
+		}
+	}
+	return l
+}
+
+// words are the words of the literal that are whole words of the line: there is something else on both sides of each.
+func (l literal) words() (out []string) {
+	for i := 0; i < len(l.text); {
+		if charKind[l.text[i]] == 0 {
+			i++
+			continue
+		}
+		from := i
+		for i < len(l.text) && charKind[l.text[i]] != 0 {
+			i++
+		}
+		if from > 0 && i < len(l.text) {
+			out = append(out, strings.ToLower(l.text[from:i]))
+		}
+	}
+	return out
+}
+
+// decide tells whether lines of the template can have the literal.
+func (l literal) decide(t *Template) *judgement {
+	inWord := true
+	for i := range len(l.text) {
+		inWord = inWord && charKind[l.text[i]] != 0
+	}
+	if !l.fits(t) {
+		return &judgement{}
+	}
+	j := &judgement{state: judgedRows}
+	if inWord {
+		for _, p := range t.parts {
+			if l.in(p.text) {
+				return j
+			}
+		}
+		j.inWord, j.fold = l.text, l.fold
+	}
+	return j
+}
+
+func (l literal) in(text string) bool {
+	if !l.fold {
+		return strings.Contains(text, l.text)
+	}
+	for i := 0; i+len(l.text) <= len(text); i++ {
+		if l.at(text, i, 0, len(l.text)) {
+			return true
+		}
+	}
+	return false
+}
+
+// at tells whether text has the literal's bytes [from, to) at i.
+func (l literal) at(text string, i, from, to int) bool {
+	for k := from; k < to; k++ {
+		c := text[i+k-from]
+		if l.fold && c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != l.text[k] {
+			return false
+		}
+	}
+	return true
+}
+
+// fits tells whether a line of the template can have the literal somewhere.
+func (l literal) fits(t *Template) bool {
+	for n, p := range t.parts {
+		for i := range len(p.text) {
+			if l.goesOn(t, n, i, 0) {
+				return true
+			}
+		}
+		if p.slot {
+			if p.kind != slotWord {
+				return true
+			}
+			// It begins within the slot: with as much of it as words are made of, or with less.
+			k := 0
+			for k < len(l.text) && charKind[l.text[k]] != 0 {
+				k++
+			}
+			if k > 0 && (k == len(l.text) || l.goesOn(t, n+1, 0, k)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// goesOn tells whether the literal from byte k on can stand where the text of part n has byte i.
+func (l literal) goesOn(t *Template, n, i, k int) bool {
+	for {
+		if n == len(t.parts) {
+			return false
+		}
+		p := &t.parts[n]
+		take := min(len(p.text)-i, len(l.text)-k)
+		if !l.at(p.text, i, k, k+take) {
+			return false
+		}
+		if k += take; k == len(l.text) {
+			return true
+		}
+		if !p.slot {
+			return false
+		}
+		if p.kind != slotWord {
+			return true
+		}
+		was := k
+		for k < len(l.text) && charKind[l.text[k]] != 0 {
+			k++
+		}
+		if k == len(l.text) {
+			return true
+		}
+		if k == was { // a slot is never empty
+			return false
+		}
+		n, i = n+1, 0
+	}
+}
