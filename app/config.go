@@ -20,6 +20,7 @@ import (
 	"kemi/collectors/scrape"
 	"kemi/collectors/snmp"
 	"kemi/pipeline/batch"
+	"kemi/pipeline/bus"
 	"kemi/pipeline/head"
 	"kemi/pipeline/search"
 	"kemi/pipeline/wal"
@@ -81,10 +82,19 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:7070", Data: "./data", Role: "all", Memory: "60%", WriteTimeout: 150 * time.Second,
 		Log: LogConfig{Level: "info", Format: "text"},
-		Bus: wal.DefaultConfig(), Ingest: defaultIngestConfig(), Metrics: head.DefaultConfig(), Batch: batch.DefaultConfig(), Logs: search.DefaultConfig(),
+		Bus: defaultBusConfig(), Ingest: defaultIngestConfig(), Metrics: head.DefaultConfig(), Batch: batch.DefaultConfig(), Logs: search.DefaultConfig(),
 		Query: query.DefaultConfig(), OpenTSDB: defaultOpenTSDBConfig(), PromQL: promql.DefaultConfig(), Limits: limit.DefaultConfig(), Search: logs.DefaultConfig(), Alerting: watch.DefaultConfig(), Agent: defaultAgentConfig(),
 		Scrape: scrape.DefaultConfig(), SNMP: snmp.DefaultConfig(),
 	}
+}
+
+// defaultBusConfig keeps of metrics and logs what the stores behind have not made durable yet, and a little: the stores are what lasts.
+// Who wants to make them again from the log says so: topicRetention: {metrics: {}, logs: {}} keeps both as the other topics are kept.
+func defaultBusConfig() wal.Config {
+	c := wal.DefaultConfig()
+	consumed := wal.TopicRetention{Retention: wal.Retention{ConsumedBytes: 1 << 20, ConsumedAge: 10 * time.Minute}, SegmentBytes: 16 << 20}
+	c.TopicRetention = map[string]wal.TopicRetention{bus.Metrics: consumed, bus.Logs: consumed}
+	return c
 }
 
 // envReference is ${NAME}: the value of an environment variable, so that secrets need not stand in the file.

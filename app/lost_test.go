@@ -21,6 +21,7 @@ import (
 func TestLostMetrics(t *testing.T) {
 	c := config(t)
 	c.Dev = true
+	c.Bus.TopicRetention = map[string]wal.TopicRetention{bus.Metrics: {}} // keep what is consumed, so that the series can be made again
 	begin := func() *App {
 		a, err := New(context.Background(), c, Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
 		if err != nil {

@@ -39,10 +39,25 @@ func (s *server) remoteWrite(name, writer string, at time.Time, value float64) (
 	return true, nil
 }
 
+// trimsEagerly makes the stores durable all the time, and keeps nothing of the log of record that they have.
+const trimsEagerly = `
+metrics: {checkpoint: 100ms}
+logs: {flushInterval: 50ms}
+bus:
+  topicRetention:
+    metrics: {consumedBytes: 1, segmentBytes: 8192}
+    logs: {consumedBytes: 1, segmentBytes: 8192}
+`
+
 // TestKillNine kills the server in the middle of ingest, several times, and then looks for everything that it had acknowledged: it is there,
 // exactly once; and nothing is there that was never sent.
 func TestKillNine(t *testing.T) {
-	s := startServer(t, filepath.Join(t.TempDir(), "data"), "agent: {enabled: false}\n")
+	t.Run("by default", func(t *testing.T) { killNine(t, "agent: {enabled: false}\n") })
+	t.Run("trimming eagerly", func(t *testing.T) { killNine(t, "agent: {enabled: false}\n"+trimsEagerly) })
+}
+
+func killNine(t *testing.T, config string) {
+	s := startServer(t, filepath.Join(t.TempDir(), "data"), config)
 	token := s.token
 	base := time.Now().Add(-time.Hour).Truncate(time.Second)
 	type writer struct {

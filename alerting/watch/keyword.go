@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"sync"
 	"time"
@@ -41,6 +42,8 @@ type keywords struct {
 	began   kemi.Millis
 	applied bus.Positions
 	trail   []checkpoint
+	looked  kemi.Millis   // when the last time was that commit looked
+	told    bus.Positions // what the bus has been told
 }
 
 type checkpoint struct {
@@ -111,7 +114,9 @@ func (k *keywords) run(ctx context.Context) error {
 		case ctx.Err() != nil || errors.Is(err, io.EOF):
 			return nil
 		case errors.Is(err, context.DeadlineExceeded):
-			k.tick(kemi.MillisOf(k.w.o.Now()), true)
+			now := kemi.MillisOf(k.w.o.Now())
+			k.tick(now, true)
+			k.commit(ctx, now)
 			continue
 		case err != nil:
 			return fmt.Errorf("follow logs for keyword rules: %w", err)
@@ -229,16 +234,23 @@ func (k *keywords) tell(c *counter, ch eval.Change, firing bool) {
 	}
 }
 
-// commit tells the bus the newest position from which every window could be counted again.
+// commitEvery is how often commit looks, at most: to tell the bus costs a sync.
+const commitEvery = 1000 // milliseconds
+
+// commit tells the bus the newest position from which every window could be counted again. It is called with each batch and, so that the bus need not keep
+// the last ones for ever, with each tick.
 func (k *keywords) commit(ctx context.Context, at kemi.Millis) {
-	if n := len(k.trail); n > 0 && at-k.trail[n-1].at < 1000 {
+	if d := at - k.looked; d >= 0 && d < commitEvery {
 		return
 	}
-	p := make(bus.Positions, len(k.applied))
-	for part, next := range k.applied {
-		p[part] = next
+	k.looked = at
+	newest := k.told
+	if n := len(k.trail); n > 0 {
+		newest = k.trail[n-1].positions
 	}
-	k.trail = append(k.trail, checkpoint{at: at, positions: p})
+	if !maps.Equal(newest, k.applied) {
+		k.trail = append(k.trail, checkpoint{at: at, positions: maps.Clone(k.applied)})
+	}
 	oldest := at - kemi.Millis(k.widest().Milliseconds())
 	last := -1
 	for i, c := range k.trail {
@@ -250,10 +262,15 @@ func (k *keywords) commit(ctx context.Context, at kemi.Millis) {
 	if last < 0 {
 		return
 	}
-	if err := k.reader.Commit(ctx, k.trail[last].positions); err != nil && ctx.Err() == nil {
-		k.w.o.Log.Warn("position of keyword rules not committed; retention waits", "err", err)
+	k.trail = append(k.trail[:0], k.trail[last:]...)
+	if err := k.reader.Commit(ctx, k.trail[0].positions); err != nil {
+		if ctx.Err() == nil {
+			k.w.o.Log.Warn("position of keyword rules not committed; retention waits", "err", err)
+		}
+		return
 	}
-	k.trail = append(k.trail[:0], k.trail[last+1:]...)
+	k.told = k.trail[0].positions
+	k.trail = append(k.trail[:0], k.trail[1:]...)
 }
 
 func (k *keywords) widest() time.Duration {

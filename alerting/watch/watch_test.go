@@ -251,6 +251,39 @@ func TestKeywordRule(t *testing.T) {
 	})
 }
 
+// TestKeywordCommits: with no rule the position of the group is the end of the log, although nothing comes any more; with one it stays behind by the rule's window.
+func TestKeywordCommits(t *testing.T) {
+	f := newFixture(t)
+	committed := func() int64 {
+		r, err := f.bus.Subscribe(t.Context(), bus.Logs, keywordGroup, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		next, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		b, err := r.Next(next)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return 3 // the end
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Records[0].Offset
+	}
+	for range 3 {
+		f.logs("default", 1, "all is well", time.Now())
+	}
+	eventually(t, "the group is at the end", func() bool { return committed() == 3 })
+	f.must("PUT", "/api/v2/rules/refused", keywordRule, "default")
+	f.logs("default", 1, "connection refused", time.Now(), "host", "a")
+	f.logs("default", 2, "connection refused", time.Now(), "host", "a")
+	eventually(t, "an alert", func() bool { return len(f.events()) > 0 })
+	if at := committed(); at != 3 {
+		t.Fatalf("position %d: the window would not be counted again", at)
+	}
+}
+
 // TestKeywordAcrossRestart: what was counted before the restart counts on, and an alert that fires goes on without a new event.
 func TestKeywordAcrossRestart(t *testing.T) {
 	f := newFixture(t)

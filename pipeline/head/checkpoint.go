@@ -73,6 +73,7 @@ func (s *summed) Write(b []byte) (int, error) {
 func (db *DB) checkpoint() error {
 	db.checkpointMu.Lock()
 	defer db.checkpointMu.Unlock()
+	began := time.Now()
 	db.appendMu.Lock()
 	if db.broken != nil {
 		defer db.appendMu.Unlock()
@@ -101,6 +102,8 @@ func (db *DB) checkpoint() error {
 	before := db.sequence
 	db.sequence++
 	db.durable.Store(&positions)
+	db.ended = time.Now()
+	db.took = db.ended.Sub(began)
 	if before > 0 {
 		err = removeIfThere(filepath.Join(db.cfg.Dir, fmt.Sprintf("%s%016d", checkpointPrefix, before)))
 	}

@@ -23,6 +23,9 @@ type Config struct {
 	// Checkpoint is how long it takes at most from one checkpoint to the next. With many samples there are more of them, so that a start need
 	// never replay for long.
 	Checkpoint time.Duration `yaml:"checkpoint"`
+	// CheckpointQuiet is after how long with next to no samples there is one out of turn, so that the log of record need not keep what came before: that is worth
+	// it if there was a sample for each series since the last one, and at most one fiftieth of the time is spent with it. 0 = never.
+	CheckpointQuiet time.Duration `yaml:"checkpointQuiet"`
 	// BlockDuration is the span of what is settled at once; up to one and a half times that stays here.
 	BlockDuration time.Duration `yaml:"blockDuration"`
 	// AnswerWithin is how long after the start a question waits for what is in memory to be there again. After that it is answered from what is
@@ -37,7 +40,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Retention: 10 * 365 * 24 * time.Hour, MaxFuture: 10 * time.Minute, MaxSeries: 2_000_000, MaxExemplars: 100_000,
-		Checkpoint: 5 * time.Minute, BlockDuration: 2 * time.Hour, AnswerWithin: 8 * time.Second,
+		Checkpoint: 5 * time.Minute, CheckpointQuiet: 5 * time.Second, BlockDuration: 2 * time.Hour, AnswerWithin: 8 * time.Second,
 	}
 }
 
@@ -56,6 +59,8 @@ func (c Config) Validate() error {
 		return kemi.Errorf(kemi.ErrInvalid, "maxExemplars: value %d: must not be negative (0 keeps none)", c.MaxExemplars)
 	case c.Checkpoint < 100*time.Millisecond || c.Checkpoint > time.Hour:
 		return kemi.Errorf(kemi.ErrInvalid, "checkpoint: value %s: must be between 100ms and 1h, such as 5m", c.Checkpoint)
+	case c.CheckpointQuiet < 0 || c.CheckpointQuiet > 0 && c.CheckpointQuiet < 100*time.Millisecond:
+		return kemi.Errorf(kemi.ErrInvalid, "checkpointQuiet: value %s: must be at least 100ms, such as 5s, or 0 (never)", c.CheckpointQuiet)
 	case c.AnswerWithin < 0:
 		return kemi.Errorf(kemi.ErrInvalid, "answerWithin: value %s: must not be negative (0 answers at once)", c.AnswerWithin)
 	case c.BlockDuration < time.Minute || c.BlockDuration > 24*time.Hour:

@@ -11,7 +11,7 @@ import (
 func openTest(tb testing.TB, dir string, now func() time.Time) store.SeriesStore {
 	cfg := DefaultConfig()
 	cfg.Dir = dir
-	cfg.Checkpoint = time.Hour // only when it is asked for: the suite copies the folder
+	cfg.Checkpoint, cfg.CheckpointQuiet = time.Hour, 0 // only when it is asked for: the suite copies the folder
 	db, err := Open(cfg, Options{Now: now})
 	if err != nil {
 		tb.Fatal(err)

@@ -95,6 +95,8 @@ type DB struct {
 
 	checkpointMu sync.Mutex // one checkpoint at a time
 	sequence     uint64     // of the newest checkpoint
+	ended        time.Time  // when that was there
+	took         time.Duration
 	durable      atomic.Pointer[bus.Positions]
 
 	freshMu   sync.Mutex
@@ -272,15 +274,61 @@ const (
 // checkpointAfter is after how many samples a checkpoint is due.
 func (db *DB) checkpointAfter() int { return max(replaySamples, replayOf*int(db.alive.Load())) }
 
+const (
+	// quietLooks is how often it is looked during CheckpointQuiet whether it is quiet.
+	quietLooks = 4
+	// quietSamples is how many samples since the last checkpoint make one out of turn worth it, at least; else as many as there are series.
+	quietSamples = 64 << 10
+	// quietShare: it is quiet while less than this part of those samples has come.
+	quietShare = 16
+	// quietTime: such checkpoints take this part of the time at most.
+	quietTime = 50
+)
+
+// quiet is what has been seen while it was quiet.
+type quiet struct {
+	since int // samples since the last checkpoint when it began
+	looks int
+}
+
+// quiet tells whether there is so much to be replayed, and so little coming, that a checkpoint is due. It is called quietLooks times in CheckpointQuiet.
+func (db *DB) quiet(q *quiet) bool {
+	db.appendMu.Lock()
+	since := db.since
+	db.appendMu.Unlock()
+	if since < max(quietSamples, int(db.alive.Load())) || since < q.since || (since-q.since)*quietShare > since {
+		*q = quiet{since: since}
+		return false
+	}
+	if q.looks++; q.looks < quietLooks || !db.checkpointMu.TryLock() {
+		return false
+	}
+	rested := time.Since(db.ended)
+	took := db.took
+	db.checkpointMu.Unlock()
+	return rested >= quietTime*took
+}
+
 // maintain makes a checkpoint when it is time.
 func (db *DB) maintain() {
 	defer db.done.Done()
 	tick := time.NewTicker(db.cfg.Checkpoint)
 	defer tick.Stop()
+	var looks <-chan time.Time
+	if every := db.cfg.CheckpointQuiet / quietLooks; every > 0 {
+		look := time.NewTicker(every)
+		defer look.Stop()
+		looks = look.C
+	}
+	var q quiet
 	for {
 		select {
 		case <-db.stop:
 			return
+		case <-looks:
+			if !db.quiet(&q) {
+				continue
+			}
 		case <-db.reclaimWaker:
 			db.checkpointMu.Lock()
 			if err := db.reclaim(); err != nil {

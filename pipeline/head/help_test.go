@@ -22,7 +22,7 @@ func (c *clock) Now() time.Time { return c.now }
 func testConfig(dir string) Config {
 	cfg := DefaultConfig()
 	cfg.Dir = dir
-	cfg.Checkpoint = time.Hour // by hand
+	cfg.Checkpoint, cfg.CheckpointQuiet = time.Hour, 0 // by hand
 	return cfg
 }
 

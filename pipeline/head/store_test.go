@@ -59,7 +59,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 	for key, change := range map[string]func(*Config){
 		"dir": func(c *Config) { c.Dir = "" }, "retention": func(c *Config) { c.Retention = time.Hour }, "maxFuture": func(c *Config) { c.MaxFuture = 2 * time.Hour },
-		"maxSeries": func(c *Config) { c.MaxSeries = 0 }, "maxExemplars": func(c *Config) { c.MaxExemplars = -1 }, "checkpoint": func(c *Config) { c.Checkpoint = 1 },
+		"maxSeries": func(c *Config) { c.MaxSeries = 0 }, "maxExemplars": func(c *Config) { c.MaxExemplars = -1 }, "checkpoint": func(c *Config) { c.Checkpoint = 1 }, "checkpointQuiet": func(c *Config) { c.CheckpointQuiet = 1 },
 		"answerWithin": func(c *Config) { c.AnswerWithin = -1 }, "blockDuration": func(c *Config) { c.BlockDuration = 48 * time.Hour; c.MaxFuture = time.Minute },
 	} {
 		cfg := testConfig(t.TempDir())

@@ -53,7 +53,7 @@ func newBench(t *testing.T, rules ...batch.Rule) *bench {
 func (b *bench) openDir(dir string) *Store {
 	b.Helper()
 	live := head.DefaultConfig()
-	live.Dir, live.Checkpoint = filepath.Join(dir, "metrics"), time.Hour
+	live.Dir, live.Checkpoint, live.CheckpointQuiet = filepath.Join(dir, "metrics"), time.Hour, 0
 	settles := batch.DefaultConfig()
 	settles.Dir, settles.Retention = filepath.Join(dir, "settled"), b.keep
 	s, err := begin(live, settles, Options{Now: b.clock}, func(o *batch.Options) {

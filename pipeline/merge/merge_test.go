@@ -19,7 +19,7 @@ import (
 func openTest(tb testing.TB, dir string, now func() time.Time) *Store {
 	tb.Helper()
 	live := head.DefaultConfig()
-	live.Dir, live.Checkpoint = filepath.Join(dir, "metrics"), time.Hour // only when it is asked for: the suite copies the folder
+	live.Dir, live.Checkpoint, live.CheckpointQuiet = filepath.Join(dir, "metrics"), time.Hour, 0 // only when it is asked for: the suite copies the folder
 	settles := batch.DefaultConfig()
 	settles.Dir = filepath.Join(dir, "settled")
 	s, err := Open(tb.Context(), live, settles, Options{Now: now})

@@ -72,8 +72,11 @@ func New(o Options) *Follower {
 	return f
 }
 
-// commitEvery is how often the group's position is told to the bus, which may delete what lies before it.
-const commitEvery = 10 * time.Second
+// commitEvery is how often it is seen whether the store's positions have moved. They are told to the bus, which may delete what lies before them.
+const (
+	commitEvery = time.Second
+	commitRetry = 10 * time.Second // after an error
+)
 
 // Run follows until ctx ends or the bus is closed.
 func (f *Follower) Run(ctx context.Context) error {
@@ -98,8 +101,12 @@ func (f *Follower) Run(ctx context.Context) error {
 	if err := r.Commit(ctx, from); err != nil && ctx.Err() == nil { // a store that was lost needs again what the group had done with
 		f.o.Log.Warn("position not committed; retention may delete what is to be replayed", "topic", f.o.Topic, "err", err)
 	}
+	running, cancel := context.WithCancel(ctx)
+	var commits sync.WaitGroup
+	commits.Go(func() { f.commit(running, r, from) })
+	defer commits.Wait()
+	defer cancel()
 	recycler, _ := r.(interface{ Recycle(b bus.Batch) })
-	lastCommit := time.Now()
 	for {
 		b, err := r.Next(ctx)
 		if errors.Is(err, io.EOF) || ctx.Err() != nil {
@@ -119,12 +126,37 @@ func (f *Follower) Run(ctx context.Context) error {
 		if recycler != nil && f.o.Recycle {
 			recycler.Recycle(b)
 		}
-		if time.Since(lastCommit) >= commitEvery {
-			lastCommit = time.Now()
-			if err := r.Commit(ctx, f.o.Positions()); err != nil && ctx.Err() == nil {
-				f.o.Log.Warn("position not committed; retention waits", "topic", f.o.Topic, "err", err)
-			}
+	}
+}
+
+// commit tells the bus the store's positions when they have moved beyond told, until ctx ends. A store moves them when it has made something durable, which may be
+// long after the last record came.
+func (f *Follower) commit(ctx context.Context, r bus.Reader, told bus.Positions) {
+	tick := time.NewTicker(commitEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
+		at := f.o.Positions()
+		moved := false
+		for p, next := range at {
+			moved = moved || next > told[p]
+		}
+		if !moved {
+			continue
+		}
+		if err := r.Commit(ctx, at); err != nil {
+			if ctx.Err() == nil {
+				f.o.Log.Warn("position not committed; retention waits", "topic", f.o.Topic, "wait", commitRetry, "err", err)
+			}
+			tick.Reset(commitRetry)
+			continue
+		}
+		tick.Reset(commitEvery)
+		told = at
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -207,6 +208,47 @@ func TestReplay(t *testing.T) {
 	if got := s.all(); got != "b c d e" {
 		t.Fatalf("applied %q", got)
 	}
+}
+
+// TestCommitFollows: the group's position follows what the store has made durable, also when no record comes any more.
+func TestCommitFollows(t *testing.T) {
+	w := openLog(t)
+	s := &sink{at: bus.Positions{}}
+	durable := bus.Positions{}
+	f := New(Options{Bus: w, Topic: bus.Logs, Group: "test", Positions: func() bus.Positions {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return maps.Clone(durable)
+	}, Apply: s.apply, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	publish(t, w, "a", "b", "c")
+	eventually(t, "applied", func() bool { return s.all() == "a b c" })
+	// committed is where a reader of the group begins.
+	committed := func() int64 {
+		r, err := w.Subscribe(t.Context(), bus.Logs, "test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		b, err := r.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Records[0].Offset
+	}
+	if at := committed(); at != 0 {
+		t.Fatalf("committed %d before anything was durable", at)
+	}
+	s.set(func() { durable = bus.Positions{0: 2} })
+	eventually(t, "committed", func() bool { return committed() == 2 })
 }
 
 // TestUnavailable: a store that is away is asked again, and nothing is lost; another error ends the follower, who says where.

@@ -25,7 +25,7 @@ type Config struct {
 
 	// Retention applies to each topic by itself; TopicRetention changes parts of it for some.
 	Retention      `yaml:",inline"`
-	TopicRetention map[string]Retention `yaml:"topicRetention"`
+	TopicRetention map[string]TopicRetention `yaml:"topicRetention"`
 
 	// MaxRecordBytes limits key, headers and value of one record; MaxBatchBytes all records of one Publish.
 	MaxRecordBytes int64 `yaml:"maxRecordBytes"`
@@ -41,12 +41,24 @@ type Config struct {
 
 // Retention says how much of a topic is kept. Whole segments are deleted, the oldest first, when the topic is larger
 // than RetentionBytes or when they were last written to longer than RetentionAge ago; but not while a group that has committed
-// positions has yet to read them, unless the topic is larger than RetentionHardBytes. In TopicRetention 0 stands for
-// the general value.
+// positions has yet to read them, unless the topic is larger than RetentionHardBytes.
 type Retention struct {
 	RetentionBytes     int64         `yaml:"retentionBytes"`
 	RetentionAge       time.Duration `yaml:"retentionAge"`
 	RetentionHardBytes int64         `yaml:"retentionHardBytes"`
+
+	// ConsumedBytes and ConsumedAge are how much is kept of what every group has committed, and every open reader has read: segments of that go before the
+	// limits above, when there is more than ConsumedBytes of it or when they were last written to longer than ConsumedAge ago. So the log is no larger than what is
+	// still needed, and a little. A topic in which no group has committed has nothing of it. 0 = these limits do not count.
+	ConsumedBytes int64         `yaml:"consumedBytes"`
+	ConsumedAge   time.Duration `yaml:"consumedAge"`
+}
+
+// TopicRetention is what holds for one topic. 0 stands for the general value.
+type TopicRetention struct {
+	Retention `yaml:",inline"`
+	// SegmentBytes is about how large its files grow.
+	SegmentBytes int64 `yaml:"segmentBytes"`
 }
 
 // DefaultConfig is the configuration of a log that nobody has configured, but for Dir.
@@ -108,9 +120,12 @@ func (c Config) Validate() error {
 	if err := c.Retention.validate(""); err != nil {
 		return err
 	}
-	for name := range c.TopicRetention {
+	for name, own := range c.TopicRetention {
 		if _, ok := c.Topics[name]; !ok {
 			return kemi.Errorf(kemi.ErrInvalid, "topicRetention: topic %q: is not among the topics", name)
+		}
+		if n := own.SegmentBytes; n != 0 && (n < minSegmentBytes || n > maxSegmentBytes) {
+			return kemi.Errorf(kemi.ErrInvalid, "topicRetention.%s.segmentBytes: value %d: must be %d to %d, or 0 for the general one", name, n, minSegmentBytes, int64(maxSegmentBytes))
 		}
 		if err := c.retention(name).validate("topicRetention." + name + "."); err != nil {
 			return err
@@ -128,6 +143,10 @@ func (r Retention) validate(prefix string) error {
 	case r.RetentionHardBytes < r.RetentionBytes:
 		return kemi.Errorf(kemi.ErrInvalid, "%sretentionHardBytes: value %d: must be at least retentionBytes, which is %d",
 			prefix, r.RetentionHardBytes, r.RetentionBytes)
+	case r.ConsumedBytes < 0:
+		return kemi.Errorf(kemi.ErrInvalid, "%sconsumedBytes: value %d: must not be negative (0 keeps what is consumed as long as the rest)", prefix, r.ConsumedBytes)
+	case r.ConsumedAge < 0 || r.ConsumedAge > 0 && r.ConsumedAge < time.Second:
+		return kemi.Errorf(kemi.ErrInvalid, "%sconsumedAge: value %s: must be at least 1s, or 0 (what is consumed is kept as long as the rest)", prefix, r.ConsumedAge)
 	}
 	return nil
 }
@@ -147,7 +166,21 @@ func (c Config) retention(topic string) Retention {
 	} else {
 		r.RetentionHardBytes = max(r.RetentionHardBytes, r.RetentionBytes)
 	}
+	if own.ConsumedBytes != 0 {
+		r.ConsumedBytes = own.ConsumedBytes
+	}
+	if own.ConsumedAge != 0 {
+		r.ConsumedAge = own.ConsumedAge
+	}
 	return r
+}
+
+// segmentBytes is about how large the segments of a topic grow.
+func (c Config) segmentBytes(topic string) int64 {
+	if n := c.TopicRetention[topic].SegmentBytes; n != 0 {
+		return n
+	}
+	return c.SegmentBytes
 }
 
 // Options are what the log needs from its surroundings; each may be left out.

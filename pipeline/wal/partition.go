@@ -56,6 +56,8 @@ type partition struct {
 	now     func() time.Time
 	pending *semaphore.Weighted
 
+	segmentBytes int64
+
 	kick   chan struct{} // there is something for the writer to do
 	rolled func()        // called when a segment is full
 	ended  chan struct{} // the writer has ended

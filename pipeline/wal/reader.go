@@ -154,6 +154,7 @@ func (r *reader) Commit(_ context.Context, p bus.Positions) error {
 		}
 		return kemi.Errorf(kemi.ErrUnavailable, "commit positions of group %s in topic %s: %w", r.group, r.topic.name, err)
 	}
+	r.w.kickRetention()
 	return nil
 }
 

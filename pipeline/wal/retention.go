@@ -40,33 +40,51 @@ func (w *WAL) retention() {
 
 // retainTopic deletes what t need not keep.
 func (w *WAL) retainTopic(t *topic, now time.Time) {
-	tooOld := kemi.MillisOf(now.Add(-t.retention.RetentionAge))
+	r := t.retention
+	before := func(age time.Duration) kemi.Millis { return kemi.MillisOf(now.Add(-age)) }
+	tooOld, consumedOld := before(r.RetentionAge), minMillis
 	// A segment goes as a whole; so that a quiet topic does not keep old records for ever, its segment ends after a
-	// quarter of the time that they are to be kept.
-	sealBefore := kemi.MillisOf(now.Add(-t.retention.RetentionAge / 4))
-	var total int64
-	for _, p := range t.partitions {
+	// quarter of the time that they are to be kept, and once it is consumed when it would go.
+	sealBefore := before(r.RetentionAge / 4)
+	if r.ConsumedAge > 0 {
+		consumedOld = before(r.ConsumedAge)
+	}
+	committed := t.groups.all()
+	var total, consumed int64
+	upto := make([]int64, len(t.partitions))
+	for i, p := range t.partitions {
 		p.mu.Lock()
+		upto[i] = p.consumed(committed)
 		for _, s := range p.segments {
 			total += s.size
+			if s.next <= upto[i] && !s.empty() {
+				consumed += s.size
+			}
 		}
-		seal := !p.active().empty() && p.active().created < sealBefore && p.failed == nil
+		p.mu.Unlock()
+	}
+	over := func() bool { return r.ConsumedBytes > 0 && consumed > r.ConsumedBytes }
+	for i, p := range t.partitions {
+		p.mu.Lock()
+		s := p.active()
+		seal := s.created < sealBefore || s.next <= upto[i] && (over() || s.created < consumedOld)
+		seal = seal && !s.empty() && p.failed == nil
 		p.mu.Unlock()
 		if seal {
 			p.seal()
 		}
 	}
-	committed := t.groups.all()
 	for {
 		// The oldest full segment of all partitions that may go.
 		var from *partition
 		var victim *segment
-		hard := total > t.retention.RetentionHardBytes
-		for _, p := range t.partitions {
+		hard := total > r.RetentionHardBytes
+		for i, p := range t.partitions {
 			p.mu.Lock()
 			if len(p.segments) > 1 {
 				s := p.segments[0]
-				due := hard || (total > t.retention.RetentionBytes || s.written < tooOld) && s.next <= needed(committed, p.id)
+				due := hard || (total > r.RetentionBytes || s.written < tooOld) && s.next <= needed(committed, p.id) ||
+					(over() || s.written < consumedOld) && s.next <= upto[i]
 				if due && (victim == nil || s.written < victim.written) {
 					from, victim = p, s
 				}
@@ -81,7 +99,18 @@ func (w *WAL) retainTopic(t *topic, now time.Time) {
 			w.log.Error("delete an old segment of the log", "segment", victim.path, "error", err)
 		}
 		total -= victim.size
+		if victim.next <= upto[from.id] {
+			consumed -= victim.size
+		}
 	}
+}
+
+// consumed is the offset before which all groups, of which there is at least one, and all open readers have done with the partition. p.mu must be held.
+func (p *partition) consumed(committed map[string]bus.Positions) int64 {
+	if len(committed) == 0 {
+		return 0
+	}
+	return min(needed(committed, p.id), p.slowest())
 }
 
 // needed is the lowest offset of a partition that some group with committed positions has yet to read.

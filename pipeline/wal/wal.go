@@ -216,7 +216,7 @@ func (w *WAL) openTopic(name string, n int) (*topic, error) {
 	for i := range n {
 		p := &partition{
 			topic: name, id: int32(i), dir: filepath.Join(t.dir, strconv.Itoa(i)),
-			cfg: &w.cfg, disk: w.disk, log: w.log, m: w.metrics.partition(name, i), now: w.now, pending: w.pending,
+			cfg: &w.cfg, segmentBytes: w.cfg.segmentBytes(name), disk: w.disk, log: w.log, m: w.metrics.partition(name, i), now: w.now, pending: w.pending,
 			kick: make(chan struct{}, 1), ended: make(chan struct{}), cursors: map[*cursor]struct{}{},
 			rolled: w.kickRetention,
 		}

@@ -122,20 +122,22 @@ func TestConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Config){
-		"topics":                       func(c *Config) { c.Topics = nil },
-		`"../x"`:                       func(c *Config) { c.Topics = map[string]int{"../x": 1} },
-		"topics.logs":                  func(c *Config) { c.Topics = map[string]int{"logs": 0} },
-		"segmentBytes":                 func(c *Config) { c.SegmentBytes = 1 },
-		"maxRecordBytes":               func(c *Config) { c.MaxRecordBytes = 0 },
-		"maxBatchBytes":                func(c *Config) { c.MaxBatchBytes = c.MaxRecordBytes - 1 },
-		"pendingBytes":                 func(c *Config) { c.PendingBytes = c.MaxBatchBytes - 1 },
-		"tailBytes":                    func(c *Config) { c.TailBytes = -1 },
-		"flushWindow":                  func(c *Config) { c.FlushWindow = 2 * time.Second },
-		"retentionBytes":               func(c *Config) { c.RetentionBytes = 0 },
-		"retentionAge":                 func(c *Config) { c.RetentionAge = 0 },
-		"retentionHardBytes":           func(c *Config) { c.RetentionHardBytes = c.RetentionBytes - 1 },
-		"topicRetention":               func(c *Config) { c.TopicRetention = map[string]Retention{"nowhere": {}} },
-		"topicRetention.logs.retentio": func(c *Config) { c.TopicRetention = map[string]Retention{"logs": {RetentionBytes: -1}} },
+		"topics":             func(c *Config) { c.Topics = nil },
+		`"../x"`:             func(c *Config) { c.Topics = map[string]int{"../x": 1} },
+		"topics.logs":        func(c *Config) { c.Topics = map[string]int{"logs": 0} },
+		"segmentBytes":       func(c *Config) { c.SegmentBytes = 1 },
+		"maxRecordBytes":     func(c *Config) { c.MaxRecordBytes = 0 },
+		"maxBatchBytes":      func(c *Config) { c.MaxBatchBytes = c.MaxRecordBytes - 1 },
+		"pendingBytes":       func(c *Config) { c.PendingBytes = c.MaxBatchBytes - 1 },
+		"tailBytes":          func(c *Config) { c.TailBytes = -1 },
+		"flushWindow":        func(c *Config) { c.FlushWindow = 2 * time.Second },
+		"retentionBytes":     func(c *Config) { c.RetentionBytes = 0 },
+		"retentionAge":       func(c *Config) { c.RetentionAge = 0 },
+		"retentionHardBytes": func(c *Config) { c.RetentionHardBytes = c.RetentionBytes - 1 },
+		"topicRetention":     func(c *Config) { c.TopicRetention = map[string]TopicRetention{"nowhere": {}} },
+		"topicRetention.logs.retentio": func(c *Config) {
+			c.TopicRetention = map[string]TopicRetention{"logs": {Retention: Retention{RetentionBytes: -1}}}
+		},
 	} {
 		c := DefaultConfig()
 		change(&c)
@@ -151,7 +153,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("no folder: %v", err)
 	}
 	c := DefaultConfig()
-	c.TopicRetention = map[string]Retention{bus.Logs: {RetentionBytes: 100 << 30}}
+	c.TopicRetention = map[string]TopicRetention{bus.Logs: {Retention: Retention{RetentionBytes: 100 << 30}}}
 	if err := c.Validate(); err != nil || c.retention(bus.Logs).RetentionHardBytes != 100<<30 || c.retention(bus.Logs).RetentionAge != c.RetentionAge {
 		t.Errorf("retention of logs is %+v, error %v", c.retention(bus.Logs), err)
 	}

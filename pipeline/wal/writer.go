@@ -115,7 +115,7 @@ func (p *partition) commit(group []*frame) error {
 	for _, f := range group {
 		total += int64(len(f.buf))
 	}
-	if !s.empty() && s.size+total > p.cfg.SegmentBytes {
+	if !s.empty() && s.size+total > p.segmentBytes {
 		var err error
 		if s, err = p.roll(s); err != nil {
 			return p.refuse("begin a new segment", err)
