@@ -122,7 +122,7 @@ func (a *Agent) spoolLogs(b *gathering) error {
 		return err
 	}
 	// The project is the request's, and the IDs are made from the name of the batch; neither stands in the body.
-	body := codec.EncodeLogs("", "", b.records).Value
+	body := codec.EncodeOTLPLogs(b.records)
 	if err := a.logs.append(body, positions); err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ type LogBatch struct {
 func (b *LogBatch) MemoryBytes() int64 { return b.bytes }
 
 // EncodeLogs makes the record of log records of one project: an OTLP ExportLogsServiceRequest in which consecutive records with equal stream
-// labels share a ResourceLogs. batch may be "". The ID and the Project of the records are not looked at: what DecodeLogs
+// labels share a ResourceLogs, packed if it is not small. batch may be "". The ID and the Project of the records are not looked at: what DecodeLogs
 // gives has the project of the header and an ID made from the batch, or else from where the bus put the record. The records and
 // their labels may not be changed afterwards, as readers in this process get them as they are.
 //
@@ -108,22 +108,28 @@ func (g *streamGroup) size() int {
 	return field(g.resource) + field(g.records)
 }
 
-func encodeLogs(project, batch string, first int, records []kemi.LogRecord, sizes []int) bus.Record {
-	var groups []streamGroup
-	total, memory := 0, int64(0)
+// EncodeOTLPLogs is what EncodeLogs makes of records, not packed and without anything around it.
+func EncodeOTLPLogs(records []kemi.LogRecord) []byte {
+	sizes := sizesOf(records)
+	groups, total := groupsOf(records, sizes)
+	return appendGroups(make([]byte, 0, total), groups, records, sizes)
+}
+
+// groupsOf are the streams of records, and how many bytes their encoded form takes.
+func groupsOf(records []kemi.LogRecord, sizes []int) (groups []streamGroup, total int) {
 	for i := 0; i < len(records); {
 		g := streamGroup{from: i, resource: attrsSize(records[i].Stream)}
 		for ; i < len(records) && sameLabels(records[i].Stream, records[g.from].Stream); i++ {
 			g.records += field(sizes[i])
-			memory += int64(160 + len(records[i].Body) + 48*len(records[i].Attrs))
 		}
 		g.to = i
-		memory += int64(64 * len(records[g.from].Stream))
 		total += field(g.size())
 		groups = append(groups, g)
 	}
+	return groups, total
+}
 
-	b := make([]byte, 0, total)
+func appendGroups(b []byte, groups []streamGroup, records []kemi.LogRecord, sizes []int) []byte {
 	for i := range groups {
 		g := &groups[i]
 		b = header(b, requestResourceLogs, g.size())
@@ -135,19 +141,41 @@ func encodeLogs(project, batch string, first int, records []kemi.LogRecord, size
 			b = appendRecord(b, &records[k])
 		}
 	}
+	return b
+}
 
-	r := bus.Record{Key: logsKey(project, records), Value: b}
-	r.Headers = append(make([]bus.Header, 0, 4), bus.Header{Name: HeaderProject, Value: project}, bus.Header{Name: HeaderType, Value: LogsType})
+func encodeLogs(project, batch string, first int, records []kemi.LogRecord, sizes []int) bus.Record {
+	groups, total := groupsOf(records, sizes)
+	p := packers.Get().(*packer)
+	value, packed := p.pack(appendGroups(p.room(total)[:0], groups, records, sizes))
+	p.release()
+
+	r := bus.Record{Key: logsKey(project, records), Value: value}
+	r.Headers = append(make([]bus.Header, 0, 5), bus.Header{Name: HeaderProject, Value: project}, bus.Header{Name: HeaderType, Value: LogsType})
+	if packed {
+		r.Headers = append(r.Headers, bus.Header{Name: HeaderEncoding, Value: EncodingSnappy})
+	}
 	if batch != "" {
 		r.Headers = append(r.Headers, bus.Header{Name: HeaderBatch, Value: batch})
 	}
 	if first != 0 {
 		r.Headers = append(r.Headers, bus.Header{Name: HeaderFirst, Value: strconv.Itoa(first)})
 	}
-	if asDecoded(records) {
-		r.Local = &LogBatch{records: records, bytes: memory + int64(len(project))}
+	if asDecoded(groups, records) {
+		r.Local = &LogBatch{records: records, bytes: memoryOf(groups, records) + int64(len(project))}
 	}
 	return r
+}
+
+// memoryOf is about how much memory records hold.
+func memoryOf(groups []streamGroup, records []kemi.LogRecord) (n int64) {
+	for i := range groups {
+		n += int64(64 * len(records[groups[i].from].Stream))
+	}
+	for i := range records {
+		n += int64(160 + len(records[i].Body) + 48*len(records[i].Attrs))
+	}
+	return n
 }
 
 // logsKey keeps the records of a host in order; without a host, those of a stream.
@@ -170,11 +198,15 @@ func sameLabels(a, b kemi.Labels) bool {
 }
 
 // asDecoded tells whether the records are what DecodeLogs would make of their encoded form, but for ID and Project.
-func asDecoded(records []kemi.LogRecord) bool {
+func asDecoded(groups []streamGroup, records []kemi.LogRecord) bool {
+	for i := range groups {
+		if !plain(records[groups[i].from].Stream) {
+			return false
+		}
+	}
 	for i := range records {
 		r := &records[i]
-		if r.Severity > maxSeverity || idSize(r.TraceID, 16) == 0 && r.TraceID != "" || idSize(r.SpanID, 8) == 0 && r.SpanID != "" ||
-			!plain(r.Attrs) || (i == 0 || !sameLabels(r.Stream, records[i-1].Stream)) && !plain(r.Stream) {
+		if r.Severity > maxSeverity || r.TraceID != "" && idSize(r.TraceID, 16) == 0 || r.SpanID != "" && idSize(r.SpanID, 8) == 0 || !plain(r.Attrs) {
 			return false
 		}
 	}

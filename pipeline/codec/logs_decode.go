@@ -14,43 +14,59 @@ import (
 // DecodeLogs reads a record of topic logs. IDs are <batch>~<index> if the record has the header batch, else
 // <partition>-<offset>-<index>; as text they sort in the order of the log (of the batch). The result is the caller's, but labels are shared:
 // between records of one stream, and between readers.
-func DecodeLogs(r *bus.Record) ([]kemi.LogRecord, error) {
-	var records []kemi.LogRecord
-	if l, ok := r.Local.(*LogBatch); ok {
-		records = slices.Clone(l.records)
-	} else {
-		if enc := r.Header(HeaderEncoding); enc != "" {
-			return nil, kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: content-encoding %q: must be none", r.Partition, r.Offset, enc)
-		}
-		var err error
-		if records, err = DecodeOTLPLogs(r.Value); err != nil {
-			return nil, kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: %w", r.Partition, r.Offset, err)
-		}
-	}
+func DecodeLogs(r *bus.Record) ([]kemi.LogRecord, error) { return AppendLogs(nil, r) }
+
+// AppendLogs is DecodeLogs that appends to records.
+func AppendLogs(records []kemi.LogRecord, r *bus.Record) ([]kemi.LogRecord, error) {
 	project, batch, first := r.Header(HeaderProject), r.Header(HeaderBatch), 0
 	if s := r.Header(HeaderFirst); s != "" {
 		var err error
 		if first, err = strconv.Atoi(s); err != nil || first < 0 {
-			return nil, kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: header first %q: must be the number of a record", r.Partition, r.Offset, s)
+			return records, kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: header first %q: must be the number of a record", r.Partition, r.Offset, s)
 		}
 	}
+	begin := len(records)
+	if l, ok := r.Local.(*LogBatch); ok {
+		records = append(records, l.records...)
+	} else {
+		s, err := logsText(r)
+		if err == nil {
+			records, err = appendOTLPLogs(records, s)
+		}
+		if err != nil {
+			return records[:begin], kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: %w", r.Partition, r.Offset, err)
+		}
+	}
+	added := records[begin:]
 	prefix := []byte(batch + "~")
 	if batch == "" {
 		prefix = append(appendHex(strconv.AppendInt(nil, int64(r.Partition), 10), '-', r.Offset, 11), '-')
 	}
-	// All IDs are cut from one string.
-	all := make([]byte, 0, len(records)*(len(prefix)+5)+16)
-	ends := make([]int32, len(records))
-	for i := range records {
+	// All IDs are cut from one string. Only the last ones may be longer than the rest.
+	all := make([]byte, 0, len(added)*(len(prefix)+5)+16)
+	for i := range added {
 		all = appendHex(append(all, prefix...), 0, int64(first+i), 5)
-		ends[i] = int32(len(all))
 	}
-	ids, from := string(all), int32(0)
-	for i := range records {
-		records[i].ID, records[i].Project = ids[from:ends[i]], project
-		from = ends[i]
+	ids := text(all) // nobody writes to it any more
+	for i := range added {
+		n := len(prefix) + max(5, (bits.Len64(uint64(first+i))+3)/4)
+		added[i].ID, added[i].Project = ids[:n], project
+		ids = ids[n:]
 	}
 	return records, nil
+}
+
+// logsText is the value of a record, unpacked: a string that is its own.
+func logsText(r *bus.Record) (string, error) {
+	switch enc := r.Header(HeaderEncoding); enc {
+	case "":
+		return string(r.Value), nil
+	case EncodingSnappy:
+		b, err := unpackLogs(r.Value)
+		return text(b), err
+	default:
+		return "", kemi.Errorf(kemi.ErrInvalid, "%s %q: must be %s or none", HeaderEncoding, enc, EncodingSnappy)
+	}
 }
 
 // appendHex appends sep, if it is not 0, and n in hexadecimal with at least width digits, so that text sorts as numbers do.
@@ -68,13 +84,17 @@ func appendHex(b []byte, sep byte, n int64, width int) []byte {
 // DecodeOTLPLogs reads an OTLP ExportLogsServiceRequest in protobuf, whoever wrote it. Attributes of the resource become the stream, those of the
 // record and of its scope (with scope.name and scope.version) the attributes; what is not text becomes text: numbers in decimal, arrays
 // and maps as JSON. A record without a time has the time at which it was observed, or 0. ID and Project are empty.
-func DecodeOTLPLogs(body []byte) ([]kemi.LogRecord, error) {
-	s := string(body)
+func DecodeOTLPLogs(body []byte) ([]kemi.LogRecord, error) { return DecodeOTLPLogsText(string(body)) }
+
+// DecodeOTLPLogsText is DecodeOTLPLogs of a text of which the records' texts are parts.
+func DecodeOTLPLogsText(body string) ([]kemi.LogRecord, error) { return appendOTLPLogs(nil, body) }
+
+func appendOTLPLogs(records []kemi.LogRecord, s string) ([]kemi.LogRecord, error) {
 	n, err := countRecords(s)
 	if err != nil {
-		return nil, err
+		return records, err
 	}
-	d := logsDecoder{records: make([]kemi.LogRecord, 0, n)}
+	d := logsDecoder{records: slices.Grow(records, n)}
 	err = eachField(s, func(f wireField) error {
 		if f.number == requestResourceLogs && f.kind == wireBytes {
 			return d.resourceLogs(f.bytes)

@@ -1,16 +1,21 @@
 package codec_test
 
 import (
+	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/golang/snappy"
 	logspb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	otlp "go.opentelemetry.io/proto/otlp/logs/v1"
@@ -93,6 +98,71 @@ func TestLogsComeBack(t *testing.T) {
 	}
 }
 
+// TestLogsPacked: what is small or does not pack lies as it is; a record without content-encoding is read as it was written before there was one; a value that is broken,
+// or says that it unpacks to more than it can, is an error that takes no memory.
+func TestLogsPacked(t *testing.T) {
+	noise := make([]byte, 4000)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range noise {
+		noise[i] = byte(rng.Uint32())
+	}
+	for name, c := range map[string]struct {
+		body string
+		want string
+	}{"small": {"a line", ""}, "noise": {string(noise), ""}, "text": {strings.Repeat("a line; ", 100), codec.EncodingSnappy}} {
+		in := []kemi.LogRecord{{At: 1, Body: c.body}}
+		rec := codec.EncodeLogs("p", "", in)
+		if got := rec.Header(codec.HeaderEncoding); got != c.want {
+			t.Errorf("%s: content-encoding %q, want %q", name, got, c.want)
+		}
+		old := bus.Record{Value: codec.EncodeOTLPLogs(in), Headers: []bus.Header{{Name: codec.HeaderProject, Value: "p"}}}
+		if got, want := decode(t, onDisk(rec)), decode(t, &old); !reflect.DeepEqual(got, want) || got[0].Body != c.body {
+			t.Errorf("%s: got %+v, want %+v", name, got, want)
+		}
+	}
+	good := codec.EncodeLogs("p", "", []kemi.LogRecord{{At: 1, Body: strings.Repeat("a line; ", 100)}})
+	for name, value := range map[string][]byte{
+		"nothing":              {},
+		"half":                 good.Value[:len(good.Value)/2],
+		"a gigabyte, it says":  append(binary.AppendUvarint(nil, 1<<30), good.Value[2:]...),
+		"a hundred times":      append(binary.AppendUvarint(nil, uint64(100*len(good.Value))), good.Value[2:]...),
+		"not the size it says": append(binary.AppendUvarint(nil, 801), good.Value[2:]...),
+	} {
+		bad := bus.Record{Value: value, Headers: good.Headers}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := codec.DecodeLogs(&bad)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, kemi.ErrInvalid) || !strings.Contains(err.Error(), "logs at 0/0: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+			t.Errorf("%s: took %d bytes", name, n)
+		}
+	}
+	other := bus.Record{Value: good.Value, Headers: []bus.Header{{Name: codec.HeaderEncoding, Value: "zstd"}}}
+	if _, err := codec.DecodeLogs(&other); !errors.Is(err, kemi.ErrInvalid) || !strings.Contains(err.Error(), `"zstd"`) {
+		t.Errorf("another encoding: %v", err)
+	}
+}
+
+// TestAppendLogs: records of several records of the bus go into one slice, and one that cannot be read adds nothing.
+func TestAppendLogs(t *testing.T) {
+	one, two := codec.EncodeLogs("p", "", sample()), codec.EncodeLogs("q", "b", sample()[:2])
+	two.Offset = 1
+	broken := bus.Record{Value: append(codec.EncodeOTLPLogs(sample()[:2]), 0xff), Offset: 2}
+	var got []kemi.LogRecord
+	for _, r := range []*bus.Record{&one, &broken, onDisk(two)} {
+		var err error
+		if got, err = codec.AppendLogs(got, r); (err != nil) != (r == &broken) {
+			t.Fatal(err)
+		}
+	}
+	if want := append(decode(t, &one), decode(t, &two)...); !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v, want %+v", got, want)
+	}
+}
+
 // TestLogBatchIDs: how a batch is cut into records changes neither the records nor their IDs.
 func TestLogBatchIDs(t *testing.T) {
 	var in []kemi.LogRecord
@@ -126,8 +196,18 @@ func TestLogBatchIDs(t *testing.T) {
 // TestLogsAgainstOTLP: OpenTelemetry's own library reads what we write.
 func TestLogsAgainstOTLP(t *testing.T) {
 	rec := codec.EncodeLogs("shop", "", sample())
+	if enc := rec.Header(codec.HeaderEncoding); enc != codec.EncodingSnappy {
+		t.Fatalf("content-encoding %q", enc)
+	}
+	plain, err := snappy.Decode(nil, rec.Value) // another one's library
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(plain, codec.EncodeOTLPLogs(sample())) {
+		t.Error("what is packed differs from what is not")
+	}
 	var req logspb.ExportLogsServiceRequest
-	if err := proto.Unmarshal(rec.Value, &req); err != nil {
+	if err := proto.Unmarshal(plain, &req); err != nil {
 		t.Fatal(err)
 	}
 	if len(req.ResourceLogs) != 4 || len(req.ResourceLogs[0].ScopeLogs[0].LogRecords) != 2 {
@@ -271,14 +351,14 @@ func FuzzLogsComeBack(f *testing.F) {
 
 // FuzzDecodeLogs: what can be read can be written, and gives the same again; nothing panics.
 func FuzzDecodeLogs(f *testing.F) {
-	f.Add(codec.EncodeLogs("p", "", sample()[:3]).Value)
+	f.Add(codec.EncodeOTLPLogs(sample()[:3]))
 	f.Add([]byte("\x0a\x02\x12\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := codec.DecodeOTLPLogs(b)
 		if err != nil {
 			return
 		}
-		again, err := codec.DecodeOTLPLogs(codec.EncodeLogs("p", "", got).Value)
+		again, err := codec.DecodeOTLPLogs(codec.EncodeOTLPLogs(got))
 		if err != nil || len(again) != len(got) {
 			t.Fatalf("%v: %d of %d", err, len(again), len(got))
 		}

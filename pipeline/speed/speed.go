@@ -337,12 +337,10 @@ func Logs(s store.LogStore, log *slog.Logger) Apply {
 	return func(ctx context.Context, b bus.Batch) error {
 		var all []kemi.LogRecord
 		for i := range b.Records {
-			records, err := codec.DecodeLogs(&b.Records[i])
-			if err != nil {
+			var err error
+			if all, err = codec.AppendLogs(all, &b.Records[i]); err != nil {
 				log.Error("record left out", "topic", bus.Logs, "partition", b.Partition, "offset", b.Records[i].Offset, "err", err)
-				continue
 			}
-			all = append(all, records...)
 		}
 		return s.Index(ctx, all, store.Position{Partition: b.Partition, Next: b.Next()})
 	}
