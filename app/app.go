@@ -30,8 +30,8 @@ import (
 	"kemi/collectors/snmp"
 	"kemi/pipeline/bus"
 	"kemi/pipeline/codec"
+	"kemi/pipeline/lines"
 	"kemi/pipeline/merge"
-	"kemi/pipeline/search"
 	"kemi/pipeline/speed"
 	"kemi/pipeline/sqlite"
 	"kemi/pipeline/store"
@@ -182,7 +182,7 @@ func (a *App) open(ctx context.Context) error {
 	}
 	a.onStop("series", series.Close)
 	a.series = series
-	index, err := search.Open(cfg.Logs, search.Options{Log: part("logs"), Registerer: reg, Now: a.now})
+	index, err := lines.Open(cfg.Logs, lines.Options{Log: part("logs"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return fmt.Errorf("open the log index: %w", err)
 	}

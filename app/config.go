@@ -22,7 +22,7 @@ import (
 	"kemi/pipeline/batch"
 	"kemi/pipeline/bus"
 	"kemi/pipeline/head"
-	"kemi/pipeline/search"
+	"kemi/pipeline/lines"
 	"kemi/pipeline/wal"
 	"kemi/sauron/limit"
 	"kemi/sauron/logs"
@@ -51,7 +51,7 @@ type Config struct {
 	Ingest   IngestConfig   `yaml:"ingest"`
 	Metrics  head.Config    `yaml:"metrics"`
 	Batch    batch.Config   `yaml:"batch"`
-	Logs     search.Config  `yaml:"logs"`
+	Logs     lines.Config   `yaml:"logs"`
 	Query    query.Config   `yaml:"query"`
 	OpenTSDB OpenTSDBConfig `yaml:"opentsdb"`
 	PromQL   promql.Config  `yaml:"promql"`
@@ -82,7 +82,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:7070", Data: "./data", Role: "all", Memory: "60%", WriteTimeout: 150 * time.Second,
 		Log: LogConfig{Level: "info", Format: "text"},
-		Bus: defaultBusConfig(), Ingest: defaultIngestConfig(), Metrics: head.DefaultConfig(), Batch: batch.DefaultConfig(), Logs: search.DefaultConfig(),
+		Bus: defaultBusConfig(), Ingest: defaultIngestConfig(), Metrics: head.DefaultConfig(), Batch: batch.DefaultConfig(), Logs: lines.DefaultConfig(),
 		Query: query.DefaultConfig(), OpenTSDB: defaultOpenTSDBConfig(), PromQL: promql.DefaultConfig(), Limits: limit.DefaultConfig(), Search: logs.DefaultConfig(), Alerting: watch.DefaultConfig(), Agent: defaultAgentConfig(),
 		Scrape: scrape.DefaultConfig(), SNMP: snmp.DefaultConfig(),
 	}

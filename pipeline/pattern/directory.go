@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"kemi"
 )
@@ -80,6 +81,7 @@ type Block struct {
 	templates *Templates
 	filter    filter
 	open      func() (*directory, error)
+	loaded    atomic.Bool
 }
 
 // Open opens what Encode made; data must stay as it is, and readable, as long as the block is used (it may be a mapped file). What is not a block, or is
@@ -104,11 +106,17 @@ func Open(data []byte, m Meta, t *Templates) (*Block, error) {
 	return b, nil
 }
 
-// MemoryBytes is about how much memory the open block holds, beside data, once it has been asked.
-func (b *Block) MemoryBytes() int64 { return 8 * int64(binary.LittleEndian.Uint32(b.data[16:])) }
+// MemoryBytes is about how much memory the open block holds now, beside data.
+func (b *Block) MemoryBytes() int64 {
+	if !b.loaded.Load() {
+		return 512
+	}
+	return 512 + 4*int64(binary.LittleEndian.Uint32(b.data[16:]))
+}
 
 func (b *Block) readDirectory() (d *directory, err error) {
 	defer notSound(&err)
+	b.loaded.Store(true)
 	size := binary.LittleEndian.Uint32(b.data[16:])
 	raw, err := decoder().DecodeAll(b.data[binary.LittleEndian.Uint32(b.data[12:]):], nil)
 	if err != nil || len(raw) != int(size) {
@@ -488,31 +496,12 @@ func (x *reading) allIDs() ([]string, error) {
 	return out, nil
 }
 
-// Batches are the names of the senders' batches (the part of an ID before "~") that records of the block are of.
-func (b *Block) Batches() (names []string, err error) {
+// IDs are the IDs of all records, by row.
+func (b *Block) IDs() (ids []string, err error) {
 	defer notSound(&err)
 	x, err := b.read()
 	if err != nil {
 		return nil, err
 	}
-	prefixes := x.ids.prefixes
-	if x.ids.plain != nil {
-		if prefixes, err = x.allIDs(); err != nil {
-			return nil, err
-		}
-	}
-	seen := map[string]bool{}
-	var out []string
-	for _, p := range prefixes {
-		for i := len(p) - 1; i >= 0; i-- {
-			if p[i] == '~' {
-				if !seen[p[:i]] {
-					seen[p[:i]] = true
-					out = append(out, p[:i])
-				}
-				break
-			}
-		}
-	}
-	return out, nil
+	return x.allIDs()
 }

@@ -87,7 +87,7 @@ func openAny(data []byte, m Meta, exprs []store.LogExpr) {
 		return
 	}
 	_ = b.Records(all(m.Records), func(int, *kemi.LogRecord) bool { return true })
-	_, _ = b.Batches()
+	_, _ = b.IDs()
 	for _, e := range exprs {
 		s, err := NewQuery(e, store.NanoRange{From: m.From, To: m.To}).Select(b)
 		if err != nil {

@@ -1,7 +1,6 @@
 package pattern
 
 import (
-	"regexp"
 	"regexp/syntax"
 	"strings"
 	"unicode/utf8"
@@ -136,8 +135,8 @@ type literal struct {
 }
 
 // literalOf is the longest literal that can be found, in ASCII.
-func literalOf(re *regexp.Regexp) literal {
-	tree, err := syntax.Parse(re.String(), syntax.Perl)
+func literalOf(expr string) literal {
+	tree, err := syntax.Parse(expr, syntax.Perl)
 	if err != nil {
 		return literal{}
 	}

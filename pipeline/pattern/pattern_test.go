@@ -190,14 +190,6 @@ func TestIDs(t *testing.T) {
 			checkSame(t, rs)
 		})
 	}
-	rs := g.records(100)
-	for i := range rs {
-		rs[i].ID = fmt.Sprintf("%s~%05x", []string{"a", "b~c", "d"}[i/40], i)
-	}
-	got, err := encoded(t, rs).Batches()
-	if slices.Sort(got); err != nil || !slices.Equal(got, []string{"a", "b~c", "d"}) {
-		t.Errorf("batches %q, %v", got, err)
-	}
 }
 
 func (g *lines) expr(depth int, rs []kemi.LogRecord) store.LogExpr {

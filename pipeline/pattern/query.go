@@ -203,10 +203,12 @@ func newLeaf(e store.LogExpr) *leaf {
 	case store.LogPrefix:
 		l.words(e.Prefix, true)
 	case store.LogRegexp:
+		expr := e.Source
 		if e.Re != nil {
-			l.lit = literalOf(e.Re)
-			l.needs = l.lit.words()
+			expr = e.Re.String()
 		}
+		l.lit = literalOf(expr)
+		l.needs = l.lit.words()
 	}
 	if l.field == "level" || l.field == "id" { // of which the filter knows nothing
 		l.needs = nil

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"regexp"
 	"slices"
 	"unicode/utf8"
 )
@@ -88,10 +89,14 @@ func CompileText(e LogExpr) func(text string) bool {
 		p := prepare(e.Prefix, true, nil)
 		return p.in
 	case LogRegexp:
-		if e.Re == nil {
-			return nil
+		re := e.Re
+		if re == nil {
+			var err error
+			if re, err = regexp.Compile(e.Source); err != nil {
+				return func(string) bool { return false } // as Match says
+			}
 		}
-		return e.Re.MatchString
+		return re.MatchString
 	case LogRange:
 		return func(text string) bool {
 			return e.holds(func(bound string) (int, bool) { return compareValues(text, bound), true })

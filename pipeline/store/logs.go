@@ -51,7 +51,7 @@ type GroupCount struct {
 //
 // The meaning of a LogExpr is what its Match method says on the record, whatever index answers it.
 type LogStore interface {
-	// Index adds records; when it returns they can be found. A record with the ID of one that is there replaces it. at is
+	// Index adds records; when it returns they can be found. A record with the ID of one that is there already is the same record, and left out. at is
 	// where the log of record stands after them; it is kept together with them, atomically.
 	Index(ctx context.Context, records []kemi.LogRecord, at Position) error
 	// Positions are where replay has to begin after a crash at this moment.

@@ -29,7 +29,7 @@ func Logs(t *testing.T, open OpenLogs) {
 		{"Lossless", logsLossless},
 		{"Korean", logsKorean},
 		{"Projects", logsProjects},
-		{"Replace", logsReplace},
+		{"SameID", logsSameID},
 		{"Redelivery", logsRedelivery},
 		{"Reopen", logsReopen},
 		{"Histogram", logsHistogram},
@@ -86,7 +86,9 @@ func (s *logStore) index(records ...kemi.LogRecord) {
 		s.Fatalf("index: %v", err)
 	}
 	for _, r := range records {
-		s.model[r.Project+"\x00"+r.ID] = r
+		if _, known := s.model[r.Project+"\x00"+r.ID]; !known {
+			s.model[r.Project+"\x00"+r.ID] = r
+		}
 	}
 }
 
@@ -349,7 +351,8 @@ func logsProjects(t *testing.T, s *logStore) {
 	ask()
 }
 
-func logsReplace(t *testing.T, s *logStore) {
+// logsSameID sends records with IDs that are there already: the first that came with an ID is the one that stays.
+func logsSameID(t *testing.T, s *logStore) {
 	s.index(line("r-1", 1, "first one"), line("r-2", 2, "first two"), line("r-3", 3, "first three"))
 	s.index(line("r-2", 20, "second two")) // while both are new
 	s.checkAll("default")
@@ -360,7 +363,7 @@ func logsReplace(t *testing.T, s *logStore) {
 	s.check("default", store.LogQuery{Expr: store.LogPhrase{Text: "first"}, Range: allTime})
 	n, err := s.Histogram(context.Background(), reader("default"), store.LogQuery{Range: store.NanoRange{From: 0, To: 1e6}}, 1)
 	if err != nil || len(n) != 1 || n[0].Count != 3 {
-		t.Errorf("histogram counts replaced records: %v %v", n, err)
+		t.Errorf("histogram counts records twice: %v %v", n, err)
 	}
 	s.reopen()
 	s.checkAll("default")

@@ -24,7 +24,7 @@ import (
 	"kemi"
 	"kemi/pipeline/bus"
 	"kemi/pipeline/codec"
-	"kemi/pipeline/search"
+	"kemi/pipeline/lines"
 	"kemi/pipeline/speed"
 	"kemi/pipeline/store"
 	"kemi/pipeline/wal"
@@ -50,9 +50,9 @@ func newServer(t *testing.T, cfg logs.Config) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sc := search.DefaultConfig()
+	sc := lines.DefaultConfig()
 	sc.Dir = t.TempDir()
-	index, err := search.Open(sc, search.Options{})
+	index, err := lines.Open(sc, lines.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package search
+package lines
 
 import (
 	"testing"
@@ -10,10 +10,7 @@ import (
 	"kemi/pipeline/storetest"
 )
 
-func TestMain(m *testing.M) {
-	crashChild()
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func testConfig(dir string) Config {
 	c := DefaultConfig()
@@ -22,24 +19,24 @@ func testConfig(dir string) Config {
 	return c
 }
 
-func mustOpen(tb testing.TB, c Config, o Options) *Index {
+func mustOpen(tb testing.TB, c Config, o Options) *Store {
 	tb.Helper()
-	x, err := Open(c, o)
+	s, err := Open(c, o)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return x
+	return s
 }
 
 func TestLogs(t *testing.T) {
 	storetest.Logs(t, func(tb testing.TB, dir string) store.LogStore { return mustOpen(tb, testConfig(dir), Options{}) })
 }
 
-// TestLogsSmall writes all the time and begins slices often.
+// TestLogsSmall writes and merges all the time.
 func TestLogsSmall(t *testing.T) {
 	storetest.Logs(t, func(tb testing.TB, dir string) store.LogStore {
 		c := testConfig(dir)
-		c.BufferBytes, c.FlushInterval, c.SliceBytes = 16<<10, 10*time.Millisecond, 64<<10
+		c.BufferBytes, c.FlushInterval, c.PartBytes, c.CacheBytes = 16<<10, 10*time.Millisecond, 1<<20, 1<<20
 		return mustOpen(tb, c, Options{})
 	})
 }
