@@ -110,3 +110,16 @@ func TestWriteError(t *testing.T) {
 		}
 	}
 }
+
+// TestParseSeverityTakesNoMemory: it is called for each log record.
+func TestParseSeverityTakesNoMemory(t *testing.T) {
+	for name, want := range map[string]Severity{"WARNING": SeverityWarn, "Info": SeverityInfo, "informational": SeverityInfo, "no-level-at-all-but-long": 0, "ünbekannt": 0, "": 0} {
+		if n := testing.AllocsPerRun(10, func() {
+			if got := ParseSeverity(name); got != want {
+				t.Errorf("%s: %d, want %d", name, got, want)
+			}
+		}); n > 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}

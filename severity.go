@@ -1,7 +1,5 @@
 package kemi
 
-import "strings"
-
 // Severity is OpenTelemetry's SeverityNumber: 0 unknown, 1–4 trace, 5–8 debug, 9–12 info, 13–16 warn, 17–20 error,
 // 21–24 fatal.
 type Severity uint8
@@ -37,7 +35,18 @@ func (s Severity) String() string {
 
 // ParseSeverity reads the names that loggers use, syslog's included, in any case; what it does not know is 0.
 func ParseSeverity(name string) Severity {
-	switch strings.ToLower(name) {
+	var lower [16]byte // longer than any of them
+	if len(name) > len(lower) {
+		return 0
+	}
+	for i := range len(name) {
+		c := name[i]
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		lower[i] = c
+	}
+	switch string(lower[:len(name)]) {
 	case "trace", "trc", "finest", "verbose":
 		return SeverityTrace
 	case "debug", "dbg", "fine", "d":

@@ -12,9 +12,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
-	"github.com/golang/snappy"
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 
@@ -94,6 +95,16 @@ func (p *Push) tooLarge(size, limit int64) error {
 }
 
 func (b *body) bytes() []byte { return b.buf.Bytes() }
+
+// text is the bytes as a string that is kept: nobody uses their memory again. The body must not be used any more, but for release.
+func (b *body) text() string {
+	data := b.buf.Bytes()
+	if spare := cap(data) - len(data); spare > len(data)/4+64<<10 {
+		return string(data) // records that keep a text must not keep much more with it
+	}
+	b.buf = nil
+	return unsafe.String(unsafe.SliceData(data), len(data))
+}
 
 // hold takes n more bytes of the memory; it waits for them until ctx ends.
 func (b *body) hold(ctx context.Context, n int64) error {
@@ -193,7 +204,7 @@ func (b *body) unpackSnappy() error {
 		return err
 	}
 	unpacked.buf.Grow(int(n))
-	out, err := snappy.Decode(unpacked.buf.AvailableBuffer()[:n], b.buf.Bytes())
+	out, err := s2.Decode(unpacked.buf.AvailableBuffer()[:n], b.buf.Bytes())
 	if err != nil {
 		unpacked.release()
 		return kemi.Errorf(kemi.ErrInvalid, "body: broken snappy: %w", err)

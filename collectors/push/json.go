@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+	"unsafe"
 
 	"kemi"
 )
@@ -56,47 +57,66 @@ func (j *jsonReader) expect(c byte) error {
 	return nil
 }
 
+// shortString is up to where a string is searched byte by byte for its end: most are names, levels and the like.
+const shortString = 24
+
 // str reads a string.
 func (j *jsonReader) str() (string, error) {
 	if err := j.expect('"'); err != nil {
 		return "", err
 	}
 	rest := j.s[j.i:]
+	for i := range min(len(rest), shortString) {
+		switch rest[i] {
+		case '"':
+			j.i += i + 1
+			return rest[:i], nil
+		case '\\':
+			return j.escaped(i)
+		}
+	}
 	end := strings.IndexByte(rest, '"')
 	if end < 0 {
 		j.i = len(j.s)
 		return "", j.errorf("")
 	}
-	if strings.IndexByte(rest[:end], '\\') < 0 {
-		j.i += end + 1
-		return rest[:end], nil
+	if esc := strings.IndexByte(rest[:end], '\\'); esc >= 0 {
+		return j.escaped(esc)
 	}
-	return j.escaped()
+	j.i += end + 1
+	return rest[:end], nil
 }
 
-func (j *jsonReader) escaped() (string, error) {
-	b := j.buf[:0]
-	for {
-		rest := j.s[j.i:]
-		end := strings.IndexByte(rest, '"')
-		if end < 0 {
-			j.i = len(j.s)
+// roomFor is how many bytes there are at least for what strings with escapes become: they are cut from one allocation.
+const roomFor = 4 << 10
+
+// escaped reads the rest of a string of which the first n bytes have no escapes.
+func (j *jsonReader) escaped(n int) (string, error) {
+	if cap(j.buf)-len(j.buf) < roomFor {
+		j.buf = make([]byte, 0, 4*roomFor)
+	}
+	begin := len(j.buf)
+	b := j.buf
+	for s := j.s; ; {
+		from := j.i
+		i := from + n
+		n = 0
+		for i < len(s) && s[i] != '"' && s[i] != '\\' {
+			i++
+		}
+		b = append(b, s[from:i]...)
+		j.i = i
+		if i+1 >= len(s) && (i == len(s) || s[i] == '\\') {
+			j.i = len(s)
 			return "", j.errorf("")
 		}
-		esc := strings.IndexByte(rest[:end], '\\')
-		if esc < 0 {
-			b = append(b, rest[:end]...)
-			j.i += end + 1
+		if s[i] == '"' {
+			j.i++
 			j.buf = b
-			return string(b), nil
+			text := b[begin:]
+			return unsafe.String(unsafe.SliceData(text), len(text)), nil // what follows is appended behind it
 		}
-		b = append(b, rest[:esc]...)
-		j.i += esc
-		if esc+1 >= len(rest) {
-			j.i = len(j.s)
-			return "", j.errorf("")
-		}
-		switch c := rest[esc+1]; c {
+		switch c := s[i+1]; c {
 		case '"', '\\', '/':
 			b = append(b, c)
 		case 'n':
@@ -110,7 +130,7 @@ func (j *jsonReader) escaped() (string, error) {
 		case 'f':
 			b = append(b, '\f')
 		case 'u':
-			r, n := unescape(rest[esc:])
+			r, n := unescape(s[i:])
 			if n == 0 {
 				return "", j.errorf("expected four hexadecimal digits after \\u")
 			}

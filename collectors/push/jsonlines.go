@@ -97,9 +97,9 @@ const protocolJSON = "jsonlines"
 
 // serveJSONLines takes one JSON object a line, or one array of objects.
 func (p *Push) serveJSONLines(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-	in, err := p.receive(w, r, id, protocolJSON, r.Header.Get("Content-Encoding"), func(in *intake, data []byte) error {
+	in, err := p.receive(w, r, id, protocolJSON, r.Header.Get("Content-Encoding"), func(in *intake, data string) error {
 		l := lineReader{in: in, names: meaningsOf(r)}
-		l.all(string(data))
+		l.all(data)
 		return nil
 	})
 	if err != nil {
@@ -114,7 +114,7 @@ func (p *Push) serveJSONLines(w http.ResponseWriter, r *http.Request, id kemi.Id
 	p.answered(protocolJSON, http.StatusBadRequest)
 	kemi.WriteJSON(w, http.StatusBadRequest, map[string]any{
 		"type": "about:blank", "title": http.StatusText(http.StatusBadRequest), "status": http.StatusBadRequest, "detail": in.complaint().Error(),
-		"accepted": len(in.records), "rejected": in.refused, "errors": in.errs,
+		"accepted": in.taken, "rejected": in.refused, "errors": in.errs,
 	})
 }
 
@@ -129,11 +129,14 @@ type lineReader struct {
 	rank   [roles]int
 	has    [roles]bool
 	silent bool // there is a message, and it is empty
+	turn   int  // the member that comes
 	stream kemi.Labels
 	path   []byte // of names, in nested objects
 
 	slab  kemi.Labels // attributes of many records are cut from one allocation
 	begin int         // where those of the line begin
+
+	usual []named // the members of the line before
 }
 
 // all reads the whole text.
@@ -142,8 +145,7 @@ func (l *lineReader) all(text string) {
 		l.elements(trimmed)
 		return
 	}
-	// About one in 150 bytes is a line's end; a wrong guess costs a copy.
-	l.in.records = make([]kemi.LogRecord, 0, len(text)/150+1)
+	l.in.roomFor(min(strings.Count(text, "\n"), len(text)/64) + 1)
 	for n := 1; len(text) > 0; n++ {
 		line := text
 		if end := strings.IndexByte(text, '\n'); end >= 0 {
@@ -195,7 +197,7 @@ func (l *lineReader) record() error {
 	}
 	from := l.j.i
 	l.found, l.has = [roles]kemi.Label{}, [roles]bool{}
-	l.stream, l.path, l.silent = l.stream[:0], l.path[:0], false
+	l.stream, l.path, l.silent, l.turn = l.stream[:0], l.path[:0], false, 0
 	if cap(l.slab)-len(l.slab) < 32 {
 		l.slab = make(kemi.Labels, 0, 1024)
 	}
@@ -233,19 +235,16 @@ func (l *lineReader) record() error {
 		r.Attrs = attrs[:len(attrs):len(attrs)]
 	}
 	if len(l.stream) > 0 {
-		if !ordered(l.stream) {
-			l.stream = l.stream.Normalize()
-		}
 		known, err := l.in.shared(l.stream)
 		if err != nil {
 			return err
 		}
-		r.Stream = known
+		r.Stream = known.labels
 		if r.Severity == 0 {
-			r.Severity = labelSeverity(known)
+			r.Severity = known.severity
 		}
 	}
-	return l.in.add(r)
+	return l.in.take(&r)
 }
 
 // id is a trace or span ID of n hexadecimal digits; one that is something else becomes an attribute.
@@ -288,45 +287,95 @@ func (l *lineReader) members(depth int) error {
 	if depth > maxJSONDepth {
 		return kemi.Errorf(kemi.ErrInvalid, "JSON more than %d levels deep", maxJSONDepth)
 	}
+	j := &l.j
+	if err := j.expect('{'); err != nil {
+		return err
+	}
+	if j.peek() == '}' {
+		j.i++
+		return nil
+	}
 	prefix := len(l.path)
-	return l.j.object(func(name string) error {
+	for {
+		j.peek()
+		name, err := j.str()
+		if err != nil {
+			return err
+		}
+		if err := j.expect(':'); err != nil {
+			return err
+		}
 		l.path = append(l.path[:prefix], name...)
 		if depth > 0 {
 			name = string(l.path)
 		} else if name == "" {
 			name = "_"
 		}
-		m := l.names[name]
-		if l.j.peek() == '{' && m.role != roleMessage {
-			l.path = append(l.path, '.')
-			return l.members(depth + 1)
-		}
-		value, err := l.j.text(depth)
-		if err != nil || value == "" {
-			l.silent = l.silent || m.role == roleMessage
+		if err := l.member(name, depth); err != nil {
 			return err
 		}
-		switch m.role {
-		case roleAttr:
-			l.attr(name, value)
-		case roleStream:
-			l.stream = append(l.stream, kemi.Label{Name: name, Value: value})
-		default:
-			if !l.has[m.role] {
-				l.has[m.role], l.rank[m.role], l.found[m.role] = true, m.rank, kemi.Label{Name: name, Value: value}
-				return nil
-			}
-			if m.rank > l.rank[m.role] {
-				l.attr(name, value)
-				return nil
-			}
-			if m.rank < l.rank[m.role] {
-				l.attr(l.found[m.role].Name, l.found[m.role].Value)
-			}
-			l.rank[m.role], l.found[m.role] = m.rank, kemi.Label{Name: name, Value: value}
+		if j.peek() != ',' {
+			return j.expect('}')
 		}
-		return nil
-	})
+		j.i++
+	}
+}
+
+// member reads the value of a member.
+func (l *lineReader) member(name string, depth int) error {
+	m := l.meaning(name)
+	if l.j.peek() == '{' && m.role != roleMessage {
+		l.path = append(l.path, '.')
+		return l.members(depth + 1)
+	}
+	value, err := l.j.text(depth)
+	if err != nil || value == "" {
+		l.silent = l.silent || m.role == roleMessage
+		return err
+	}
+	switch m.role {
+	case roleAttr:
+		l.attr(name, value)
+	case roleStream:
+		l.stream = append(l.stream, kemi.Label{Name: name, Value: value})
+	default:
+		if !l.has[m.role] {
+			l.has[m.role], l.rank[m.role], l.found[m.role] = true, m.rank, kemi.Label{Name: name, Value: value}
+			return nil
+		}
+		if m.rank > l.rank[m.role] {
+			l.attr(name, value)
+			return nil
+		}
+		if m.rank < l.rank[m.role] {
+			l.attr(l.found[m.role].Name, l.found[m.role].Value)
+		}
+		l.rank[m.role], l.found[m.role] = m.rank, kemi.Label{Name: name, Value: value}
+	}
+	return nil
+}
+
+// meaning is what the name means. Lines mostly have the same members in the same order: the one that followed the last time is looked at first.
+func (l *lineReader) meaning(name string) meaning {
+	if l.turn < len(l.usual) && l.usual[l.turn].name == name {
+		l.turn++
+		return l.usual[l.turn-1].meaning
+	}
+	m := l.names[name]
+	if l.turn < mostUsual {
+		l.usual = append(l.usual[:l.turn], named{name, m})
+		l.turn++
+	}
+	return m
+}
+
+// mostUsual is how many members of a line are remembered.
+const mostUsual = 32
+
+// named is a name and what it means.
+type named struct {
+	name string
+	meaning
 }
 
 // ordered tells whether ls need no Normalize; none of them is empty.

@@ -2,10 +2,11 @@ package push
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"kemi"
@@ -54,10 +55,11 @@ type intake struct {
 	protocol string
 	now      kemi.Nanos
 	records  []kemi.LogRecord
-	streams  map[string]kemi.Labels // checked ones, by their canonical bytes: one value for all records of a stream
-	checked  map[*kemi.Label]int    // streams that came from there and were checked, with their length
+	streams  map[string]*stream  // checked ones, by their canonical bytes: one value for all records of a stream
+	checked  map[*kemi.Label]int // streams that came from there, with their length
 	key      []byte
 
+	taken   int
 	refused int
 	errs    []string // of the first few
 }
@@ -67,7 +69,7 @@ const maxErrors = 10
 func (p *Push) newIntake(protocol string) *intake {
 	return &intake{
 		p: p, protocol: protocol, now: kemi.NanosOf(p.now()),
-		streams: map[string]kemi.Labels{}, checked: map[*kemi.Label]int{},
+		streams: map[string]*stream{}, checked: map[*kemi.Label]int{},
 	}
 }
 
@@ -90,11 +92,24 @@ func (in *intake) complaint() error {
 	if n := in.refused - len(in.errs); n > 0 {
 		more = fmt.Sprintf("; and more, %d in all", in.refused)
 	}
-	return kemi.Errorf(kemi.ErrInvalid, "%d of %d log records were refused: %s%s", in.refused, in.refused+len(in.records), strings.Join(in.errs, "; "), more)
+	return kemi.Errorf(kemi.ErrInvalid, "%d of %d log records were refused: %s%s", in.refused, in.refused+in.taken, strings.Join(in.errs, "; "), more)
 }
 
 // add takes a record if it keeps the limits.
 func (in *intake) add(r kemi.LogRecord) error {
+	if n := len(r.Stream); n > 0 && in.checked[&r.Stream[0]] != n {
+		s, err := in.shared(r.Stream)
+		if err != nil {
+			return err
+		}
+		r.Stream = s.labels
+		in.checked[&s.labels[0]] = n
+	}
+	return in.take(&r)
+}
+
+// take is add for a record whose stream has been checked.
+func (in *intake) take(r *kemi.LogRecord) error {
 	cfg := &in.p.cfg
 	if err := in.checkTime(r.At); err != nil {
 		return err
@@ -105,17 +120,11 @@ func (in *intake) add(r kemi.LogRecord) error {
 	if err := in.checkAttrs(r.Attrs); err != nil {
 		return err
 	}
-	if n := len(r.Stream); n > 0 && in.checked[&r.Stream[0]] != n {
-		stream, err := in.shared(r.Stream)
-		if err != nil {
-			return err
-		}
-		r.Stream = stream
-	}
 	if r.Severity == 0 {
 		r.Severity = severityOf(r.Body)
 	}
-	in.records = append(in.records, r)
+	in.records = append(in.records, *r)
+	in.taken++
 	return nil
 }
 
@@ -165,24 +174,39 @@ func (in *intake) checkName(name string) error {
 	return nil
 }
 
-// shared gives the one value that records of this stream share. ls may be used again for another stream: what is kept is a copy.
-func (in *intake) shared(ls kemi.Labels) (kemi.Labels, error) {
-	in.key = in.key[:0]
+// shared gives the one value that records of this stream share. ls may be used again for another stream: what is kept is a copy. It need not be sorted, but is afterwards.
+func (in *intake) shared(ls kemi.Labels) (*stream, error) {
+	in.key = appendKey(in.key[:0], ls)
+	if s, ok := in.streams[string(in.key)]; ok {
+		return s, nil
+	}
+	if !ordered(ls) {
+		written := string(in.key)
+		s, err := in.shared(ls.Normalize())
+		if err == nil {
+			in.streams[written] = s
+		}
+		return s, err
+	}
+	s := in.p.streams.get(in.key)
+	if s == nil {
+		if err := in.checkStream(ls); err != nil {
+			return nil, err
+		}
+		s = newStream(ls)
+		in.p.streams.put(string(in.key), s)
+	}
+	in.streams[string(in.key)] = s
+	return s, nil
+}
+
+// appendKey appends the labels, such that no others are the same: a name and a value may have any byte in them.
+func appendKey(b []byte, ls kemi.Labels) []byte {
 	for _, l := range ls {
-		in.key = append(append(append(append(in.key, l.Name...), 0), l.Value...), 0)
+		b = append(binary.AppendUvarint(b, uint64(len(l.Name))), l.Name...)
+		b = append(binary.AppendUvarint(b, uint64(len(l.Value))), l.Value...)
 	}
-	if known, ok := in.streams[string(in.key)]; ok {
-		return known, nil
-	}
-	ls = slices.Clone(ls)
-	if err := in.checkStream(ls); err != nil {
-		return nil, err
-	}
-	in.streams[string(in.key)] = ls
-	if len(ls) > 0 {
-		in.checked[&ls[0]] = len(ls)
-	}
-	return ls, nil
+	return b
 }
 
 func (in *intake) checkStream(ls kemi.Labels) error {
@@ -214,7 +238,7 @@ func (in *intake) publish(ctx context.Context, id kemi.Identity, batch string) (
 	if err := in.p.bus.Publish(ctx, bus.Logs, recs); err != nil {
 		return nil, err
 	}
-	in.p.m.accepted.WithLabelValues(in.protocol, "log records").Add(float64(len(in.records)))
+	in.p.m.accepted.WithLabelValues(in.protocol, "log records").Add(float64(in.taken))
 	return recs, nil
 }
 
@@ -229,7 +253,7 @@ func (in *intake) byStream(project string) []kemi.LogRecord {
 	index := make(map[*kemi.Label]int)
 	of := make([]int32, len(in.records))
 	var last *kemi.Label
-	g := -1
+	g, together := -1, true
 	for i := range in.records {
 		var first *kemi.Label
 		if s := in.records[i].Stream; len(s) > 0 {
@@ -241,11 +265,19 @@ func (in *intake) byStream(project string) []kemi.LogRecord {
 				g = len(groups)
 				index[first] = g
 				groups = append(groups, group{stream: in.enriched(project, in.records[i].Stream)})
+			} else {
+				together = false
 			}
 			last = first
 		}
 		groups[g].count++
 		of[i] = int32(g)
+	}
+	if together { // as Loki's senders have them
+		for i := range in.records {
+			in.records[i].Stream = groups[of[i]].stream
+		}
+		return in.records
 	}
 	next, at := make([]int, len(groups)), 0
 	for i, g := range groups {
@@ -260,7 +292,36 @@ func (in *intake) byStream(project string) []kemi.LogRecord {
 		r.Stream = groups[g].stream
 		next[g]++
 	}
+	in.giveBack()
 	return out
+}
+
+// spare are slices of records that nobody has any more. Those that are published are not among them: readers have them.
+var spare = sync.Pool{New: func() any { return new([]kemi.LogRecord) }}
+
+// maxSpare is how many records a slice may have that is used again.
+const maxSpare = 16 << 10
+
+// roomFor makes room for n records.
+func (in *intake) roomFor(n int) {
+	if n <= maxSpare {
+		if s := *spare.Get().(*[]kemi.LogRecord); cap(s) >= n {
+			in.records = s
+			return
+		}
+	}
+	in.records = make([]kemi.LogRecord, 0, n)
+}
+
+// giveBack leaves the records to the next request: there is a copy of them.
+func (in *intake) giveBack() {
+	if cap(in.records) > maxSpare {
+		return
+	}
+	clear(in.records)
+	s := in.records[:0]
+	spare.Put(&s)
+	in.records = nil
 }
 
 // enriched is the stream with what the inventory knows of its host; what the record says itself stands.
@@ -292,8 +353,8 @@ func quote(s string) string {
 }
 
 // receive is what the receivers of logs have in common: it reads and unpacks the body, lets parse take the records from it, and
-// publishes them. Parse must not keep the data, which go back to the next request: a record's texts are parts of one copy. It returns the intake, and the error that kept all of it from being taken.
-func (p *Push) receive(w http.ResponseWriter, r *http.Request, id kemi.Identity, protocol, encoding string, parse func(in *intake, data []byte) error) (*intake, error) {
+// publishes them. The texts of records are parts of data. It returns the intake, and the error that kept all of it from being taken.
+func (p *Push) receive(w http.ResponseWriter, r *http.Request, id kemi.Identity, protocol, encoding string, parse func(in *intake, data string) error) (*intake, error) {
 	batch, err := batchOf(r)
 	if err != nil {
 		return nil, err
@@ -308,7 +369,7 @@ func (p *Push) receive(w http.ResponseWriter, r *http.Request, id kemi.Identity,
 		return nil, err
 	}
 	in := p.newIntake(protocol)
-	if err := parse(in, b.bytes()); err != nil {
+	if err := parse(in, b.text()); err != nil {
 		return nil, err
 	}
 	if err := p.published(r, in, id, batch); err != nil {

@@ -614,3 +614,56 @@ func TestRoutesOfLogs(t *testing.T) {
 		t.Error(push.DefaultConfig().Validate())
 	}
 }
+
+// TestRecordsKeepTheirTexts: records in memory stay as they are when the next requests come, although the memory of requests is used again.
+func TestRecordsKeepTheirTexts(t *testing.T) {
+	p := open(t, nil)
+	r, err := p.log.Subscribe(t.Context(), bus.Logs, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var before []string
+	var kept []kemi.LogRecord
+	for round := range 6 {
+		line := strings.Repeat(fmt.Sprintf("%d ", round), 300)
+		js := fmt.Sprintf(`{"host":"h%d","level":"info","user":"u%d","_msg":"%s \"quoted\""}`, round, round, line)
+		for _, c := range []struct {
+			path string
+			body []byte
+			head []string
+		}{
+			{"/insert/jsonline", []byte(js + "\n" + strings.ReplaceAll(js, `"h`, `"g`) + "\n" + js), nil},
+			{"/insert/jsonline", gzipped(js), []string{"Content-Encoding", "gzip"}},
+			{"/loki/api/v1/push", snappy.Encode(nil, lokiBody(fmt.Sprintf(`{host="h%d"}`, round), lokiEntry(now, line, "user", fmt.Sprint("u", round)))), nil},
+		} {
+			if code, text := p.post(c.path, c.body, c.head...); code != http.StatusNoContent {
+				t.Fatal(code, text)
+			}
+			b, err := r.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range b.Records {
+				if b.Records[i].Local == nil {
+					t.Fatal("not in memory")
+				}
+				got, err := codec.DecodeLogs(&b.Records[i])
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, x := range got {
+					before, kept = append(before, strings.Clone(fmt.Sprintf("%+v", x))), append(kept, x)
+				}
+			}
+		}
+	}
+	for i, x := range kept {
+		if got := fmt.Sprintf("%+v", x); got != before[i] {
+			t.Fatalf("record %d is %s now, was %s", i, got, before[i])
+		}
+	}
+	if len(kept) != 6*5 {
+		t.Errorf("%d records", len(kept))
+	}
+}

@@ -157,9 +157,9 @@ func FuzzLokiProto(f *testing.F) {
 	f.Add([]byte("\x0a\x12\x0a\x07{a=\"b\"}\x12\x07\x0a\x02\x08\x01\x12\x01x"))
 	f.Add([]byte(`{"streams":[{"stream":{"a":"b"},"values":[["1777863721123456789","x",{"c":"d"}]]}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, parse := range []func(*intake, []byte) error{parseLokiProto, parseLokiJSON} {
+		for _, parse := range []func(*intake, string) error{parseLokiProto, parseLokiJSON} {
 			in := (&Push{cfg: DefaultConfig(), now: time.Now}).newIntake("loki")
-			if err := parse(in, b); err != nil && kemi.HTTPStatus(err) != 400 {
+			if err := parse(in, string(b)); err != nil && kemi.HTTPStatus(err) != 400 {
 				t.Fatal(err)
 			}
 			for _, r := range in.records {

@@ -25,6 +25,9 @@ func parseLogTime(s string) (kemi.Nanos, error) {
 	if len(s) > 40 {
 		return bad()
 	}
+	if at, ok := parseUTC(s); ok {
+		return at, nil
+	}
 	t, err := time.Parse(time.RFC3339Nano, s)
 	for _, layout := range []string{"2006-01-02T15:04:05.999999999Z0700", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999 Z0700", "2006-01-02 15:04:05.999999999 MST", "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999", "2006-01-02"} {
 		if err == nil {
@@ -36,6 +39,58 @@ func parseLogTime(s string) (kemi.Nanos, error) {
 		return bad()
 	}
 	return kemi.NanosOf(t), nil
+}
+
+// parseUTC reads 2006-01-02T15:04:05.999999999Z, with a fraction or without: as nearly all loggers write it. Anything else is not ok.
+func parseUTC(s string) (at kemi.Nanos, ok bool) {
+	const form = "0000-00-00T00:00:00"
+	if len(s) <= len(form) || s[len(s)-1] != 'Z' {
+		return 0, false
+	}
+	for i := range len(form) {
+		if digit := form[i] == '0'; digit && s[i]-'0' > 9 || !digit && s[i] != form[i] {
+			return 0, false
+		}
+	}
+	two := func(i int) int { return int(s[i]-'0')*10 + int(s[i+1]-'0') }
+	year, month, day, hour, minute, second := two(0)*100+two(2), two(5), two(8), two(11), two(14), two(17)
+	if year < 1970 || year > 2261 || month < 1 || month > 12 || day < 1 || day > 28 && day > daysIn(year, month) || hour > 23 || minute > 59 || second > 59 {
+		return 0, false
+	}
+	fraction, unit := int64(0), int64(1e9)
+	if rest := s[len(form) : len(s)-1]; rest != "" {
+		if rest[0] != '.' || len(rest) < 2 || len(rest) > 10 {
+			return 0, false
+		}
+		for i := 1; i < len(rest); i++ {
+			c := rest[i] - '0'
+			if c > 9 {
+				return 0, false
+			}
+			unit /= 10
+			fraction += int64(c) * unit
+		}
+	}
+	// Days since 1970: years count from March, so that the day that some have more is their last.
+	y, m := year, month-3
+	if m < 0 {
+		y, m = y-1, m+12
+	}
+	days := 365*y + y/4 - y/100 + y/400 + (153*m+2)/5 + day - 1 - 719468
+	return kemi.Nanos(int64(days*86400+hour*3600+minute*60+second)*1e9 + fraction), true
+}
+
+func daysIn(year, month int) int {
+	switch month {
+	case 2:
+		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
+			return 29
+		}
+		return 28
+	case 4, 6, 9, 11:
+		return 30
+	}
+	return 31
 }
 
 func parseUnixTime(s string, bad func() (kemi.Nanos, error)) (kemi.Nanos, error) {

@@ -15,7 +15,7 @@ const protocolLoki = "loki"
 // answered with 400, and the other parts are kept.
 func (p *Push) serveLoki(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
 	encoding := r.Header.Get("Content-Encoding")
-	var parse func(in *intake, data []byte) error
+	var parse func(in *intake, data string) error
 	switch kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind {
 	case "application/json":
 		parse = parseLokiJSON
@@ -42,31 +42,32 @@ func (p *Push) serveLoki(w http.ResponseWriter, r *http.Request, id kemi.Identit
 
 // lokiStream is the records of one stream on their way into an intake.
 type lokiStream struct {
-	in       *intake
-	labels   kemi.Labels
-	severity kemi.Severity
-	name     string
-	err      error // why none of its entries can be taken
-	slab     kemi.Labels
+	in     *intake
+	stream *stream
+	labels kemi.Labels // as they were sent, for errors
+	err    error       // why none of its entries can be taken
+	slab   kemi.Labels // metadata of many records are cut from one allocation
 }
 
-func (in *intake) lokiStream(labels kemi.Labels, err error) *lokiStream {
-	s := &lokiStream{in: in, err: err}
+// begin begins a stream whose labels, sorted, could be read unless there is an error.
+func (s *lokiStream) begin(labels kemi.Labels, err error) {
+	s.stream, s.labels, s.err = nil, labels, err
 	if err == nil {
-		s.labels, s.err = in.shared(labels)
+		s.stream, s.err = s.in.shared(labels)
 	}
-	s.severity = labelSeverity(s.labels)
-	s.name = "stream " + clip(labels.String(), 200)
-	return s
+}
+
+func (s *lokiStream) refuse(err error) {
+	s.in.refuse("stream "+clip(s.labels.String(), 200), err)
 }
 
 // entry takes one line with its structured metadata, which is at the end of s.slab, from begin on.
 func (s *lokiStream) entry(at kemi.Nanos, line string, begin int, err error) {
 	if err = cmpErr(s.err, err); err != nil {
-		s.in.refuse(s.name, err)
+		s.refuse(err)
 		return
 	}
-	r := kemi.LogRecord{At: at, Stream: s.labels, Body: line}
+	r := kemi.LogRecord{At: at, Stream: s.stream.labels, Body: line}
 	meta := s.slab[begin:]
 	if len(meta) > 0 {
 		if !ordered(meta) {
@@ -92,10 +93,10 @@ func (s *lokiStream) entry(at kemi.Nanos, line string, begin int, err error) {
 		}
 	}
 	if r.Severity == 0 {
-		r.Severity = s.severity
+		r.Severity = s.stream.severity
 	}
-	if err := s.in.add(r); err != nil {
-		s.in.refuse(s.name, err)
+	if err := s.in.take(&r); err != nil {
+		s.refuse(err)
 	}
 }
 
@@ -118,14 +119,15 @@ func (s *lokiStream) room() int {
 
 // parseLokiJSON reads {"streams": [{"stream": {…}, "values": [["<ns>", "line", {…}], …]}]}, and the older
 // {"streams": [{"labels": "{…}", "entries": [{"ts": "…", "line": "…"}, …]}]}.
-func parseLokiJSON(in *intake, data []byte) error {
-	j := &jsonReader{s: string(data)}
+func parseLokiJSON(in *intake, data string) error {
+	j := &jsonReader{s: data}
+	s := &lokiStream{in: in}
 	err := j.object(func(name string) error {
 		if name != "streams" {
 			_, err := j.skip(0)
 			return err
 		}
-		return j.array(func() error { return lokiJSONStream(in, j) })
+		return j.array(func() error { return s.json(j) })
 	})
 	if err == nil && j.more() {
 		err = j.errorf("expected the end")
@@ -133,13 +135,13 @@ func parseLokiJSON(in *intake, data []byte) error {
 	return err
 }
 
-func lokiJSONStream(in *intake, j *jsonReader) error {
+// json takes one stream.
+func (s *lokiStream) json(j *jsonReader) error {
 	var labels kemi.Labels
 	var bad error
 	values := -1 // where they begin, if they come before the labels
-	var s *lokiStream
 	take := func() error {
-		s = in.lokiStream(labels, bad)
+		s.begin(labels, bad)
 		return j.array(func() error { return s.jsonEntry(j) })
 	}
 	err := j.object(func(name string) error {

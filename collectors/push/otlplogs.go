@@ -29,7 +29,7 @@ var otlpAliases = []struct{ name, alias string }{
 // serveOTLPLogs takes OTLP/HTTP log requests, in protobuf and JSON.
 func (p *Push) serveOTLPLogs(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	decode := codec.DecodeOTLPLogs
+	decode := codec.DecodeOTLPLogsText
 	switch kind {
 	case "application/x-protobuf":
 	case "application/json":
@@ -38,7 +38,7 @@ func (p *Push) serveOTLPLogs(w http.ResponseWriter, r *http.Request, id kemi.Ide
 		p.fail(w, kemi.DialectKEMI, protocolOTLP, fmt.Errorf("%w: Content-Type %s: must be application/x-protobuf or application/json", errUnsupportedMedia, quote(kind)))
 		return
 	}
-	in, err := p.receive(w, r, id, protocolOTLP, r.Header.Get("Content-Encoding"), func(in *intake, data []byte) error {
+	in, err := p.receive(w, r, id, protocolOTLP, r.Header.Get("Content-Encoding"), func(in *intake, data string) error {
 		records, err := decode(data)
 		if err == nil {
 			in.otlp(records)
@@ -142,7 +142,12 @@ func (in *intake) otlp(records []kemi.LogRecord) {
 			m, ok := known[&r.Stream[0]]
 			if !ok {
 				m.stream, m.attrs = in.otlpStream(r.Stream)
-				m.stream, m.err = in.shared(m.stream)
+				if len(m.stream) > 0 {
+					var s *stream
+					if s, m.err = in.shared(m.stream); m.err == nil {
+						m.stream = s.labels
+					}
+				}
 				known[&r.Stream[0]] = m
 			}
 			if m.err != nil {
@@ -156,7 +161,7 @@ func (in *intake) otlp(records []kemi.LogRecord) {
 		if r.Severity == 0 {
 			r.Severity = labelSeverity(r.Attrs)
 		}
-		if err := in.add(r); err != nil {
+		if err := in.take(&r); err != nil {
 			in.refuse(fmt.Sprintf("log record %d", i), err)
 		}
 	}
@@ -316,9 +321,9 @@ func otlpLabels(ls kemi.Labels, attrs []otlpAttr) kemi.Labels {
 }
 
 // decodeOTLPJSON is codec.DecodeOTLPLogs for the protocol's JSON.
-func decodeOTLPJSON(body []byte) ([]kemi.LogRecord, error) {
+func decodeOTLPJSON(body string) ([]kemi.LogRecord, error) {
 	var req otlpRequest
-	if err := json.Unmarshal(body, &req); err != nil {
+	if err := json.Unmarshal([]byte(body), &req); err != nil {
 		return nil, kemi.Errorf(kemi.ErrInvalid, "body: not an OTLP logs request in JSON: %w", err)
 	}
 	var out []kemi.LogRecord

@@ -40,7 +40,9 @@ type Push struct {
 	waitApplied func(ctx context.Context, topic string, partition int32, offset int64) error
 
 	memory *semaphore.Weighted // bytes
-	m      *metrics
+	// The streams of logs that came lately: as sorted labels, and as Loki's senders write them in protobuf.
+	streams, lokiStreams streams
+	m                    *metrics
 }
 
 // New makes the receivers.
