@@ -65,7 +65,8 @@ func New(cfg Config, in *push.Push, now func() time.Time) (*Receiver, error) {
 // Routes are what it serves.
 func (r *Receiver) Routes() []kemi.Route {
 	routes := []kemi.Route{
-		{Pattern: "GET /ping", Dialect: kemi.DialectInflux, Handle: ping},
+		{Pattern: "GET /ping", Public: true, Dialect: kemi.DialectInflux, Handle: ping}, // clients ask before they have a token
+		{Pattern: "GET /health", Public: true, Dialect: kemi.DialectInflux, Handle: health},
 		{Pattern: "POST /query", Needs: kemi.MetricsWrite, Dialect: kemi.DialectInflux, Handle: r.query},
 		{Pattern: "GET /query", Needs: kemi.MetricsWrite, Dialect: kemi.DialectInflux, Handle: r.query},
 	}
@@ -85,6 +86,13 @@ func ping(w http.ResponseWriter, r *http.Request, _ kemi.Identity) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// health is what clients of InfluxDB 2 ask for in the place of ping.
+func health(w http.ResponseWriter, _ *http.Request, _ kemi.Identity) {
+	kemi.WriteJSON(w, http.StatusOK, map[string]any{
+		"name": "influxdb", "message": "ready for queries and writes", "status": "pass", "checks": []any{}, "version": version, "commit": "",
+	})
 }
 
 // query answers what senders of InfluxDB 1 ask before they write: that the database shall be there. It is there.

@@ -222,6 +222,18 @@ func TestPingAndQuery(t *testing.T) {
 	if status, _, _ := h.Do(http.MethodHead, "/ping", nil); status != 204 {
 		t.Errorf("HEAD: %d", status)
 	}
+	if status, text, _ := h.Do(http.MethodGet, "/health", nil); status != 200 || !strings.Contains(text, `"status":"pass"`) {
+		t.Errorf("health: %d %s", status, text)
+	}
+	r, err := New(DefaultConfig(), h.Push, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, route := range r.Routes() {
+		if (route.Pattern == "GET /ping" || route.Pattern == "GET /health") && !route.Public {
+			t.Errorf("%s needs an identity", route.Pattern)
+		}
+	}
 	status, text, _ := h.Post("/query", []byte(`q=CREATE+DATABASE+"telegraf"`), "Content-Type", "application/x-www-form-urlencoded")
 	if status != 200 || !strings.Contains(text, `"statement_id":0`) {
 		t.Errorf("create: %d %s", status, text)

@@ -95,7 +95,7 @@ func TestTelnet(t *testing.T) {
 		"put data.load.avg_5m 1777777777 7.25 host=dkos-marathon", "put  data.load 1777777777 7.25 host=x", "put m 1777777777123 -3 a=b  c=d ", "put m 1777777777.5 +.5e1 a=b a=b\r",
 		"put", "put m 1777777777 1", "put m 0 1 a=b", "put m -5 1 a=b", "put m x 1 a=b", "put m 1777777777 x a=b", "put m 1777777777 NaN a=b", "put m 1777777777 0x1 a=b",
 		"put m 1777777777 1 a", "put m 1777777777 1 a=", "put m 1777777777 1 a=b=c", "put m 1777777777 1 a=b a=c", "put m 1 1 a=b", "put m\xff 1777777777 1 a=b", "put m! 1777777777 1 a=b", "put m 1777777777 1 a;b=c", "put m 1777777777 1 a=10.0.0.1;80",
-		"", "version", "help", "stats", "exit", "put late 1777777777 1 a=b", "",
+		"", " \r", " put m 1777777777 1 a=b", "version", "help", "stats", "exit", "put late 1777777777 1 a=b", "",
 	}, "\n"))
 	b, err := io.ReadAll(c)
 	if err != nil {
@@ -110,7 +110,7 @@ func TestTelnet(t *testing.T) {
 		"put: illegal argument: duplicate tag: a=c, tags={a=\"b\"}", "put: illegal argument: series {__name__=\"m\", a=\"b\"}: sample 1 at 1970", "put: illegal argument: not valid UTF-8: m",
 		"put: illegal argument: Invalid metric name (\"m!\"): illegal character: !", "put: illegal argument: Invalid tag name with value [c] (\"a;b\"): illegal character: ;",
 		"put: illegal argument: Invalid tag value with key [a] (\"10.0.0.1;80\"): illegal character: ;",
-		"KEMI test, which speaks", "available commands: exit help put version", "unknown command: stats.  Try `help'.",
+		"unknown command: .  Try `help'.", "KEMI test, which speaks", "available commands: exit help put version", "unknown command: stats.  Try `help'.",
 	}
 	got := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
 	for i := range max(len(got), len(want)) {

@@ -59,9 +59,11 @@ func (s *session) Line(line []byte) (string, bool) {
 		return "available commands: exit help put version\n", false
 	case "exit":
 		return "", true
-	case "":
+	}
+	if len(bytes.TrimSpace(line)) == 0 {
 		return "", false
 	}
+	s.o.In.Refused(protocol, "lines", 1) // a put after a blank, too: nobody is to think that it was taken
 	return "unknown command: " + clip(command) + ".  Try `help'.\n", false
 }
 

@@ -69,7 +69,7 @@ func Source(r *http.Request, id kemi.Identity) string { return sourceOf(r, id) }
 // Answered counts a request of a protocol by the status that it was answered with.
 func (p *Push) Answered(protocol string, code int) { p.answered(protocol, code) }
 
-// Refused counts what was refused of a protocol because something is wrong with it; kind is samples, histograms, exemplars, series, lines.
+// Refused counts what was refused of a protocol because something is wrong with it; kind is samples, histograms, exemplars, series, lines, fields.
 func (p *Push) Refused(protocol, kind string, n int) {
 	if n > 0 {
 		p.m.refused.WithLabelValues(protocol, kind).Add(float64(n))

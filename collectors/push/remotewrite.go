@@ -135,7 +135,7 @@ func (p *Push) writeMetrics(ctx context.Context, id kemi.Identity, protocol stri
 	if err != nil {
 		return Written{}, err
 	}
-	for kind, n := range map[string]int{"samples": in.Refused.Samples, "histograms": in.Refused.Histograms, "exemplars": in.Refused.Exemplars, "series": in.Refused.Series, "series over the limit": in.Refused.LimitedSeries} {
+	for kind, n := range map[string]int{"samples": in.Refused.Samples, "histograms": in.Refused.Histograms, "exemplars": in.Refused.Exemplars, "series": in.Refused.Series, "series over the limit": in.Refused.LimitedSeries, "fields": in.Refused.Fields} {
 		if n > 0 {
 			p.m.refused.WithLabelValues(protocol, kind).Add(float64(n))
 		}
@@ -202,6 +202,7 @@ func complaint(done *Written) error {
 	count(r.Exemplars, "exemplars")
 	count(r.Series, "series")
 	count(r.LimitedSeries, "new series")
+	count(r.Fields, "fields of a kind that is not known here")
 	fmt.Fprintf(&b, " refused; %d samples, %d histograms, %d exemplars stored", done.Samples, done.Histograms, done.Exemplars)
 	sep := ": "
 	if r.Limited != nil {
@@ -212,7 +213,11 @@ func complaint(done *Written) error {
 		b.WriteString(sep + err.Error())
 		sep = "; "
 	}
-	if len(r.Errors) == 0 {
+	for _, f := range r.Foreign {
+		b.WriteString(sep + f)
+		sep = "; "
+	}
+	if len(r.Errors) == 0 && r.Fields == 0 {
 		// Nothing is wrong with what was sent: a sender may come again with it, though not at once.
 		return kemi.RetryAfter(kemi.Errorf(kemi.ErrLimited, "%s", b.String()), limitedFor)
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang/snappy"
 	remoteapi "github.com/prometheus/client_golang/exp/api/remote"
 	config_util "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
@@ -548,3 +549,74 @@ func TestConfigValidate(t *testing.T) {
 }
 
 var _ bus.Bus = (*failingBus)(nil)
+
+// What a message says in a field that is not known here is not stored: the sender hears of it, and all else is kept.
+func TestRemoteWriteTellsOfUnknownFields(t *testing.T) {
+	now := time.Now().UnixMilli()
+	field := func(number uint64) []byte { return append(binary.AppendUvarint(nil, number<<3), 1) }
+	wrapped := func(number uint64, m []byte) []byte {
+		return append(binary.AppendUvarint(binary.AppendUvarint(nil, number<<3|2), uint64(len(m))), m...)
+	}
+	sample := func(extra []byte) []byte {
+		b, err := (&writev2.Sample{Value: 7, Timestamp: now}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(b, extra...)
+	}
+	symbols := slices.Concat(wrapped(4, nil), wrapped(4, []byte("__name__")), wrapped(4, []byte("m")))
+	series := func(parts ...[]byte) []byte {
+		return wrapped(5, slices.Concat(append([][]byte{{0x0a, 2, 1, 2}}, parts...)...))
+	}
+	hist, err := (&writev2.Histogram{Count: &writev2.Histogram_CountInt{}, ZeroCount: &writev2.Histogram_ZeroCountInt{}, Timestamp: now}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := slices.Concat(wrapped(1, []byte("__name__")), wrapped(2, []byte("m")))
+	v1 := func(parts ...[]byte) []byte {
+		return wrapped(1, slices.Concat(append([][]byte{wrapped(1, label)}, parts...)...))
+	}
+	for name, c := range map[string]struct {
+		v1                  bool
+		body                []byte
+		want                string
+		samples, histograms int
+	}{
+		"request":        {false, slices.Concat(symbols, series(wrapped(2, sample(nil))), field(9)), "field 9 of the request", 1, 0},
+		"only unknown":   {false, slices.Concat(symbols, wrapped(6, sample(nil))), "field 6 of the request", 0, 0},
+		"series":         {false, slices.Concat(symbols, series(wrapped(2, sample(nil)), field(15))), "field 15 of a series", 1, 0},
+		"series, bytes":  {false, slices.Concat(symbols, series(wrapped(2, sample(nil)), wrapped(7, []byte("x")))), "field 7 of a series", 1, 0},
+		"sample":         {false, slices.Concat(symbols, series(wrapped(2, sample(field(4))))), "field 4 of a sample", 1, 0},
+		"histogram":      {false, slices.Concat(symbols, series(wrapped(3, append(slices.Clone(hist), 18<<3|0x80, 1, 1)))), "field 18 of a histogram", 0, 1},
+		"exemplar":       {false, slices.Concat(symbols, series(wrapped(2, sample(nil)), wrapped(4, field(5)))), "field 5 of an exemplar", 1, 0},
+		"metadata":       {false, slices.Concat(symbols, series(wrapped(2, sample(nil)), wrapped(5, slices.Concat(field(1), field(6))))), "field 6 of metadata", 1, 0},
+		"request 1.0":    {true, slices.Concat(v1(wrapped(2, sample(nil))), wrapped(4, []byte("x"))), "field 4 of the request", 1, 0},
+		"series 1.0":     {true, v1(wrapped(2, sample(nil)), field(9)), "field 9 of a series", 1, 0},
+		"sender of 1.0":  {true, slices.Concat(v1(wrapped(2, sample(nil))), field(2)), "", 1, 0}, // Cortex says by it who it is
+		"start of draft": {false, slices.Concat(symbols, series(wrapped(2, sample(nil)), field(6))), "", 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openHouse(t, nil)
+			contentType := codec.RemoteWrite2
+			if c.v1 {
+				contentType = codec.RemoteWrite1
+			}
+			status, text, header := h.post("/api/v1/write", snappy.Encode(nil, c.body), "Content-Type", contentType, "Content-Encoding", "snappy")
+			if (c.want == "") != (status == 204) || c.want != "" && status != 400 {
+				t.Fatalf("%d %s", status, text)
+			}
+			if c.want != "" {
+				wants(t, text, "1 fields of a kind that is not known here refused", c.want)
+			}
+			if got := header.Get("X-Prometheus-Remote-Write-Samples-Written"); !c.v1 && got != fmt.Sprint(c.samples) {
+				t.Errorf("%q samples written, want %d", got, c.samples)
+			}
+			if got := header.Get("X-Prometheus-Remote-Write-Histograms-Written"); !c.v1 && got != fmt.Sprint(c.histograms) {
+				t.Errorf("%q histograms written, want %d", got, c.histograms)
+			}
+			if got := len(h.names()); got != c.samples {
+				t.Errorf("%d series stored, want %d", got, c.samples)
+			}
+		})
+	}
+}

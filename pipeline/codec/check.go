@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -39,13 +40,18 @@ type Refused struct {
 	Series                         int     // whose labels are refused, or that have no sample; their samples count too
 	Errors                         []error // the first ones
 
+	// Fields is how many fields have numbers that this version does not know, Foreign which, the first ones. What they say is lost; all else of
+	// their messages counts.
+	Fields  int
+	Foreign []string
+
 	// Limited is why new series were refused, LimitedSeries how many; their samples count above. Nil if none was.
 	Limited       error
 	LimitedSeries int
 }
 
 // Any tells whether anything was refused.
-func (r *Refused) Any() bool { return len(r.Errors) > 0 || r.Limited != nil }
+func (r *Refused) Any() bool { return len(r.Errors) > 0 || r.Limited != nil || r.Fields > 0 }
 
 // Incoming is a remote-write body that a receiver has looked through.
 type Incoming struct {
@@ -136,6 +142,20 @@ func (c *check) refuse(count *int, format string, args ...any) error {
 		return kemi.Errorf(kemi.ErrInvalid, "more than %d errors, nothing was taken; the first: %w", maxRefused, c.refused.Errors[0])
 	}
 	return nil
+}
+
+// foreign notes a field of a message that this version does not know. A body is not answered as if all of it had been understood.
+func (d *decoder) foreign(message string, number uint64) {
+	if d.check == nil {
+		return // the log has it; there is nobody to tell
+	}
+	r := &d.check.refused
+	r.Fields++
+	if len(r.Foreign) < maxErrors {
+		if s := "field " + strconv.FormatUint(number, 10) + " of " + message; !slices.Contains(r.Foreign, s) {
+			r.Foreign = append(r.Foreign, s)
+		}
+	}
 }
 
 func (d *decoder) refuseTime(count *int, what string, at int64, value float64) error {

@@ -217,6 +217,9 @@ func (d *decoder) writeV1() error {
 			if !ok || tag>>3 == 1 || tag>>3 == 3 {
 				return errBroken("field of the request", d.offset(b))
 			}
+			if tag>>3 != 2 { // by which some senders say what they are
+				d.foreign("the request", tag>>3)
+			}
 			b = b[n+k:]
 			continue
 		}
@@ -235,6 +238,8 @@ func (d *decoder) writeV1() error {
 		case 3:
 			known = true
 			err = d.metadataV1(m)
+		default:
+			d.foreign("the request", tag>>3)
 		}
 		if err != nil {
 			return err

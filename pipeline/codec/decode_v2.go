@@ -26,6 +26,9 @@ func (d *decoder) writeV2() error {
 			return errBroken("field of the request, which is cut short", d.offset(b))
 		}
 		known = known || tag>>3 == 4 || tag>>3 == 5
+		if tag>>3 != 4 && tag>>3 != 5 {
+			d.foreign("the request", tag>>3)
+		}
 		if tag>>3 == 4 {
 			v, _, _ := bytesAt(b[n:])
 			h := xxh3.Hash128(v)
@@ -163,6 +166,8 @@ func (d *decoder) metadataV2(s *Series, m []byte) error {
 			help = u
 		case 4:
 			unit = u
+		default:
+			d.foreign("metadata", uint64(number))
 		}
 		return true
 	}) {
@@ -211,6 +216,8 @@ func (d *decoder) metadataV1(m []byte) error {
 			unit = v
 		case number == 1 || number == 2 || number == 4 || number == 5:
 			return false
+		default:
+			d.foreign("metadata", uint64(number))
 		}
 		return true
 	}) {
@@ -257,6 +264,8 @@ func (d *decoder) exemplar(m []byte, v2 bool) (bool, error) {
 			e.At = kemi.Millis(u)
 		case number <= 3:
 			return false
+		default:
+			d.foreign("an exemplar", uint64(number))
 		}
 		return true
 	}) {

@@ -10,7 +10,13 @@ import (
 // histogram decodes a native histogram; false if it is refused.
 func (d *decoder) histogram(m []byte) (bool, error) {
 	h := Histogram{Series: int32(len(d.series) - 1)}
-	if !fields(m, func(number int, wire uint64, v []byte, u uint64) bool { return h.field(number, wire, v, u) }) {
+	if !fields(m, func(number int, wire uint64, v []byte, u uint64) bool {
+		if number > 17 {
+			d.foreign("a histogram", uint64(number))
+			return true
+		}
+		return h.field(number, wire, v, u)
+	}) {
 		return false, errBroken("histogram", d.offset(m))
 	}
 	if d.check != nil {

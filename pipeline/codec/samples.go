@@ -59,6 +59,8 @@ func (d *decoder) samples(s *Series, m, rest, field []byte, v2 bool) error {
 			case v2 && tag>>3 == 6 && tag&7 == pbVarint: // where drafts of version 2.0 had the start of all samples
 				u, _ := varint(rest[n:])
 				start = int64(u)
+			default:
+				d.foreign("a series", tag>>3)
 			}
 			rest = rest[n+k:]
 			continue
@@ -82,6 +84,8 @@ func (d *decoder) samples(s *Series, m, rest, field []byte, v2 bool) error {
 			ok, err = d.exemplar(v, v2)
 		case numbers.metadata:
 			err = d.metadataV2(root, v)
+		default:
+			d.foreign("a series", tag>>3)
 		}
 		if err != nil {
 			return err
@@ -184,6 +188,8 @@ func (d *decoder) sample(m []byte) (bool, error) {
 			start = int64(u)
 		case number <= 3:
 			return false
+		default:
+			d.foreign("a sample", uint64(number))
 		}
 		return true
 	}) {
