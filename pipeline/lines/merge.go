@@ -162,6 +162,7 @@ func (r *rewriter) block(b *block, c change, join bool) error {
 		sel, err := c.without.Select(pb)
 		if err == nil {
 			err = sel.Times(func(row int, _ kemi.Nanos) bool { gone[row] = true; return true })
+			sel.Close()
 		}
 		if err != nil {
 			r.s.damage(b, err)
@@ -246,6 +247,7 @@ func (s *Store) Delete(ctx context.Context, id kemi.Identity, lq store.LogQuery)
 				hit[b] = true
 				deleted += int64(n)
 			}
+			sel.Close()
 		}
 		if len(hit) == 0 {
 			continue
@@ -373,6 +375,7 @@ func (s *Store) services(b *block, now kemi.Nanos) *pattern.Query {
 		s.damage(b, err)
 		return nil
 	}
+	defer sel.Close()
 	if sel.Len() == 0 {
 		b.swept.Store(int64(len(or)))
 		return nil

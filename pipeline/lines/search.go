@@ -126,6 +126,7 @@ func (s *Store) ask(q *query, b *block, f func(sel *pattern.Selection) error) er
 		s.damage(b, err)
 		return nil
 	}
+	defer sel.Close()
 	if sel.Len() == 0 {
 		return nil
 	}

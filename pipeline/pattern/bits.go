@@ -30,6 +30,19 @@ func (s rowSet) addRange(from, to int) {
 	}
 }
 
+func (s rowSet) removeRange(from, to int) {
+	for from < to && from&63 != 0 {
+		s[from>>6] &^= 1 << (from & 63)
+		from++
+	}
+	for ; from+64 <= to; from += 64 {
+		s[from>>6] = 0
+	}
+	for ; from < to; from++ {
+		s[from>>6] &^= 1 << (from & 63)
+	}
+}
+
 func (s rowSet) and(o rowSet) {
 	for i := range s {
 		s[i] &= o[i]

@@ -7,12 +7,9 @@ import (
 // inBodies looks at the bodies: at whole templates first, then at the columns of their slots, and at lines put together again only where that is not enough.
 func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
 	out := newRowSet(x.directory.rows)
-	of, err := x.templateOf()
-	if err != nil {
-		return nil, err
-	}
 	yes := make([]bool, len(x.templates))
 	some := false
+	rare := l.inSlots(x)
 	for t := range x.templates {
 		switch j := l.of(x.templates[t].Template); j.state {
 		case judgedYes:
@@ -22,12 +19,19 @@ func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
 				return nil, err
 			}
 		case judgedRows:
+			if x.templates[t].line && !rare {
+				continue
+			}
 			if err := l.byRows(x, t, j, within, out); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if some {
+		of, err := x.templateOf()
+		if err != nil {
+			return nil, err
+		}
 		within.each(func(r uint32) bool {
 			if yes[of[r]] {
 				out.add(r)
@@ -38,6 +42,16 @@ func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
 	return out, nil
 }
 
+// inSlots tells whether lines that are kept whole may meet the condition.
+func (l *leaf) inSlots(x *reading) bool {
+	for _, w := range l.needs {
+		if !x.b.filters.slotsMayHave(w) {
+			return false
+		}
+	}
+	return true
+}
+
 // byWays adds the rows of a template whose wild words are as the judgement says.
 func (l *leaf) byWays(x *reading, t int, j *judgement, within, out rowSet) error {
 	n := x.templates[t].rows
@@ -45,19 +59,28 @@ func (l *leaf) byWays(x *reading, t int, j *judgement, within, out rowSet) error
 		if !x.mayBe(t, way) {
 			continue
 		}
-		rows, err := x.rowsOf(t)
-		if err != nil {
-			return err
-		}
-		hit := allRows(n)
+		var hit rowSet // nil: all
 		for _, w := range way {
 			is, err := x.wordIs(t, w, hit)
 			if err != nil {
 				return err
 			}
-			if hit.and(is); hit.empty() {
+			if is == nil {
+				hit = newRowSet(n)
 				break
 			}
+			if hit == nil {
+				hit = is
+			} else if hit.and(is); hit.empty() {
+				break
+			}
+		}
+		if hit.empty() {
+			continue
+		}
+		rows, err := x.rowsOf(t)
+		if err != nil {
+			return err
 		}
 		hit.each(func(i uint32) bool {
 			if within.has(rows[i]) {
@@ -73,7 +96,13 @@ func (l *leaf) byWays(x *reading, t int, j *judgement, within, out rowSet) error
 func (x *reading) mayBe(t int, way []wildIs) bool {
 	for _, w := range way {
 		c := &x.templates[t].columns[w.slot]
-		if w.kind != slotWord || w.prefix {
+		if w.prefix {
+			continue
+		}
+		if w.kind != slotIPv4 && !x.b.filters.pageMayHave(w.word, c.termPage()) {
+			return false
+		}
+		if w.kind != slotWord {
 			continue
 		}
 		switch c.typ {
@@ -99,29 +128,34 @@ func (x *reading) mayBe(t int, way []wildIs) bool {
 	return true
 }
 
-// wordIs are the template's rows, by their number among them, whose word is as w says; only those of among have to be right.
+// wordIs are the template's rows, by their number among them, whose word is as w says, nil if there are none; only those of among, nil being all, have to be right.
 func (x *reading) wordIs(t int, w wildIs, among rowSet) (rowSet, error) {
-	d, err := x.slot(t, w.slot)
-	if err != nil {
-		return nil, err
-	}
-	out := newRowSet(d.n)
+	n := x.templates[t].rows
+	c := &x.templates[t].columns[w.slot]
 	if w.kind == slotWord && !w.prefix {
-		d.find(w.word, func(i int) { out.add(uint32(i)) })
-		return out, nil
+		return x.findWord(c, n, w.word)
 	}
 	is := func(value string) bool {
 		word := nthWord(value, w.sub)
 		return len(word) == len(w.word) && strings.EqualFold(word, w.word) || w.prefix && len(word) > len(w.word) && strings.EqualFold(word[:len(w.word)], w.word)
 	}
+	if among == nil {
+		among = allRows(n)
+	}
+	var out rowSet
 	if w.kind == slotStamp {
-		return out, x.eachStamp(t, w.slot, among, func(i uint32, text string) {
+		err := x.eachStamp(t, w.slot, among, func(i uint32, text string) {
 			if is(text) {
-				out.add(i)
+				out = out.with(n, i)
 			}
 		})
+		return out, err
 	}
-	d.each(among, is, func(i uint32) { out.add(i) })
+	d, err := x.slot(t, w.slot)
+	if err != nil {
+		return nil, err
+	}
+	d.each(among, is, func(i uint32) { out = out.with(n, i) })
 	return out, nil
 }
 
@@ -246,6 +280,27 @@ func (l *leaf) byRows(x *reading, t int, j *judgement, within, out rowSet) error
 			}
 		}
 	}
+	if x.templates[t].line {
+		d, err := x.slot(t, 0)
+		if err != nil {
+			return err
+		}
+		var buf []byte
+		among.each(func(i uint32) bool {
+			text := ""
+			if d.typ == columnText {
+				text = d.texts[i]
+			} else {
+				buf = d.append(buf[:0], int(i))
+				text = view(buf)
+			}
+			if (l.lit.text == "" || l.lit.in(text)) && l.match(text) {
+				out.add(rows[i])
+			}
+			return true
+		})
+		return nil
+	}
 	buf := textPool.Get().(*[]byte)
 	defer textPool.Put(buf)
 	among.each(func(i uint32) bool {
@@ -254,7 +309,7 @@ func (l *leaf) byRows(x *reading, t int, j *judgement, within, out rowSet) error
 			return false
 		}
 		*buf = text
-		if l.match(view(text)) {
+		if (l.lit.text == "" || l.lit.in(view(text))) && l.match(view(text)) {
 			out.add(rows[i])
 		}
 		return true
@@ -289,6 +344,15 @@ func (x *reading) slotsWith(t int, j *judgement) (rowSet, error) {
 		}
 		if !c.mayHave(lit) {
 			continue
+		}
+		if c.typ == columnDict || c.typ == columnText {
+			w, err := c.strings(x.page)
+			if err != nil {
+				return nil, err
+			}
+			if !lit.in(view(w)) {
+				continue
+			}
 		}
 		d, err := x.slot(t, slot)
 		if err != nil {

@@ -19,7 +19,6 @@ const (
 	columnIPv4                    // as markIPv4 says
 	columnDict                    // numbers of entries
 	columnText                    // each with its length
-	columnTypes
 )
 
 // column is where the values of a slot lie, and what they are. Values that are text are, for columnInt and columnDelta, before+digits+after.
@@ -30,67 +29,142 @@ type column struct {
 	pad           uint8  // digits that a number has at least
 	page, at      uint32 // of the numbers or the text
 	words, wordAt uint32 // page and place of the entries of a dictionary
+	size          uint32 // of the entries, or of the text
 	entries       uint32 // how many
 	base          int64  // what numbers are counted from
-	span          uint64 // the largest distance from base (columnInt)
 	before, after string // or the constant, in before
 }
 
-func (c *column) put(b []byte) []byte {
+// class is the class of the pages that the column lies in.
+func (c *column) class() int {
+	switch c.typ {
+	case columnHex, columnUUID:
+		return classHex
+	case columnDict:
+		return classIndexes
+	case columnText:
+		return classStrings
+	}
+	return classInts
+}
+
+// bytes is how many bytes n values take, but for dictionaries what belongs to their entries.
+func (c *column) bytes(n int) uint32 {
+	switch c.typ {
+	case columnHex:
+		return uint32(n * int(c.width) / 2)
+	case columnUUID:
+		return uint32(16 * n)
+	case columnIPv4:
+		return uint32(4 * n)
+	case columnText:
+		return c.size
+	case columnInt, columnDelta, columnDict:
+		return uint32(n * int(c.width))
+	}
+	return 0
+}
+
+// places are where the next column of each class begins, if it does not begin a page. Most do, so that the directory need not say it.
+type places [classes]struct{ page, at uint32 }
+
+// Flags beside the type of a column.
+const (
+	flagText   = 1 << (iota + 3) // it has before and after, or is padded
+	flagNext                     // it lies where the column before it in its class ends
+	flagNextTo                   // so do its entries
+)
+
+func (c *column) put(b []byte, n int, next *places) []byte {
+	flags := len(b)
 	b = append(b, byte(c.typ))
 	switch c.typ {
 	case columnConst:
 		return appendString(b, c.before)
 	case columnInt, columnDelta:
-		b = append(b, c.width, c.pad)
-		b = appendString(appendString(b, c.before), c.after)
+		b = append(b, c.width)
+		if c.before != "" || c.after != "" || c.pad > 0 {
+			b[flags] |= flagText
+			b = appendString(appendString(append(b, c.pad), c.before), c.after)
+		}
 		b = appendVarint(b, c.base)
-		b = binary.AppendUvarint(b, c.span)
 		if c.width == 0 {
 			return b
 		}
 	case columnHex:
 		u := byte(0)
 		if c.upper {
-			u = 1
+			u = 128
 		}
-		b = append(b, c.width, u)
+		b = append(b, c.width|u)
 	case columnDict:
 		b = append(b, c.width)
 		b = binary.AppendUvarint(b, uint64(c.entries))
-		b = binary.AppendUvarint(b, uint64(c.words))
-		b = binary.AppendUvarint(b, uint64(c.wordAt))
+		b = binary.AppendUvarint(b, uint64(c.size))
+		if p := &next[classStrings]; p.page == c.words && p.at == c.wordAt {
+			b[flags] |= flagNextTo
+		} else {
+			b = binary.AppendUvarint(b, uint64(c.words))
+			b = binary.AppendUvarint(b, uint64(c.wordAt))
+		}
+		next[classStrings].page, next[classStrings].at = c.words, c.wordAt+c.size
+	case columnText:
+		b = binary.AppendUvarint(b, uint64(c.size))
 	}
-	b = binary.AppendUvarint(b, uint64(c.page))
-	return binary.AppendUvarint(b, uint64(c.at))
+	p := &next[c.class()]
+	if p.page == c.page && p.at == c.at {
+		b[flags] |= flagNext
+	} else {
+		b = binary.AppendUvarint(b, uint64(c.page))
+		b = binary.AppendUvarint(b, uint64(c.at))
+	}
+	p.page, p.at = c.page, c.at+c.bytes(n)
+	return b
 }
 
-func readColumn(r *byteReader) (c column) {
-	c.typ = columnType(r.byte())
+func readColumn(r *byteReader, n int, next *places) (c column) {
+	f := r.byte()
+	c.typ = columnType(f & 7)
 	switch c.typ {
 	case columnConst:
 		c.before = r.string()
 		return c
 	case columnInt, columnDelta:
-		c.width, c.pad = r.byte(), r.byte()
-		c.before, c.after = r.string(), r.string()
+		c.width = r.byte()
+		if f&flagText != 0 {
+			c.pad = r.byte()
+			c.before, c.after = r.string(), r.string()
+		}
 		c.base = r.varint()
-		c.span = r.uvarint()
 		r.bad = r.bad || c.width > 8
 		if c.width == 0 {
 			return c
 		}
 	case columnHex:
-		c.width, c.upper = r.byte(), r.byte() == 1
+		u := r.byte()
+		c.width, c.upper = u&127, u&128 != 0
 		r.bad = r.bad || c.width < 2 || c.width > maxHex || c.width%2 != 0
 	case columnDict:
 		c.width = r.byte()
 		c.entries = uint32(r.count(MaxRecords))
-		c.words, c.wordAt = uint32(r.uvarint()), uint32(r.uvarint())
+		c.size = uint32(r.uvarint())
 		r.bad = r.bad || c.width < 1 || c.width > 4 || c.entries == 0
+		if f&flagNextTo != 0 {
+			c.words, c.wordAt = next[classStrings].page, next[classStrings].at
+		} else {
+			c.words, c.wordAt = uint32(r.uvarint()), uint32(r.uvarint())
+		}
+		next[classStrings].page, next[classStrings].at = c.words, c.wordAt+c.size
+	case columnText:
+		c.size = uint32(r.uvarint())
 	}
-	r.bad = r.bad || c.typ >= columnTypes
-	c.page, c.at = uint32(r.uvarint()), uint32(r.uvarint())
+	p := &next[c.class()]
+	if f&flagNext != 0 {
+		c.page, c.at = p.page, p.at
+	} else {
+		c.page, c.at = uint32(r.uvarint()), uint32(r.uvarint())
+	}
+	p.page, p.at = c.page, c.at+c.bytes(n)
 	return c
 }
 
@@ -103,6 +177,7 @@ const (
 type columnEncoder struct {
 	*pager
 	note  func(value string, kind slotKind)
+	num   int // the page that values are noted with
 	ints  []int64
 	dist  []uint64
 	index map[string]uint32
@@ -113,6 +188,7 @@ type columnEncoder struct {
 // text makes the column of values of a kind.
 func (e *columnEncoder) text(values []string, kind slotKind) column {
 	if slices.IndexFunc(values, func(v string) bool { return v != values[0] }) < 0 {
+		e.num = directoryPage
 		e.note(values[0], kind)
 		return column{typ: columnConst, before: values[0]}
 	}
@@ -126,7 +202,7 @@ func (e *columnEncoder) text(values []string, kind slotKind) column {
 		if e.distinct(values, len(values)/3) {
 			return e.dict(values, kind)
 		}
-		num, b := e.begin(classInts)
+		num, b := e.open(classInts)
 		c := column{typ: columnIPv4, page: uint32(num), at: uint32(len(b))}
 		from := len(b)
 		b = append(b, make([]byte, 4*len(values))...)
@@ -152,12 +228,13 @@ func (e *columnEncoder) text(values []string, kind slotKind) column {
 		if c.width >= 3 && e.distinct(values, len(values)/4) {
 			return e.dict(values, kind)
 		}
-		if c.before != "" || c.after != "" || c.pad > 6 || c.typ == columnDelta || c.span > 999_999 || c.base+int64(c.span) > 999_999 {
+		out := e.integers(c)
+		if c.before != "" || c.after != "" || c.pad > 6 || slices.Max(e.ints) > 999_999 {
 			for _, v := range values {
 				e.note(v, kind)
 			}
 		}
-		return e.integers(c)
+		return out
 	}
 	if c, ok := hexColumn(values); ok {
 		if e.distinct(values, len(values)/2) {
@@ -243,10 +320,12 @@ func (e *columnEncoder) plan(c column) column {
 			far = max(far, zigzag(n-e.ints[i-1]))
 		}
 	}
-	c.typ, c.base, c.span = columnInt, lo, uint64(hi)-uint64(lo)
-	c.width = bytesOf(c.span)
+	c.typ, c.base = columnInt, lo
+	c.width = bytesOf(uint64(hi) - uint64(lo))
 	if w := bytesOf(far); w < c.width {
-		c.typ, c.width, c.base, c.span = columnDelta, w, e.ints[0], 0
+		c.typ, c.width, c.base = columnDelta, w, e.ints[0]
+	} else if c.width > 0 && lo > 0 && bytesOf(uint64(hi)) == c.width {
+		c.base = 0 // which takes less to say
 	}
 	return c
 }
@@ -255,9 +334,17 @@ func zigzag(n int64) uint64   { return uint64(n<<1) ^ uint64(n>>63) }
 func unzigzag(n uint64) int64 { return int64(n>>1) ^ -int64(n&1) }
 func bytesOf(n uint64) uint8  { return uint8(bits.Len64(n)+7) / 8 }
 
+// open is pager.begin for values that are noted.
+func (e *columnEncoder) open(class int) (num int, b []byte) {
+	num, b = e.begin(class)
+	e.num = num
+	return num, b
+}
+
 // integers writes e.ints as c says.
 func (e *columnEncoder) integers(c column) column {
 	if c.width == 0 {
+		e.num = directoryPage
 		return c
 	}
 	e.dist = e.dist[:0]
@@ -271,7 +358,7 @@ func (e *columnEncoder) integers(c column) column {
 			e.dist = append(e.dist, zigzag(n-e.ints[i-1]))
 		}
 	}
-	num, b := e.begin(classInts)
+	num, b := e.open(classInts)
 	c.page, c.at = uint32(num), uint32(len(b))
 	e.end(classInts, appendPlanes(b, e.dist, int(c.width)))
 	return c
@@ -355,7 +442,7 @@ func hexColumn(values []string) (c column, ok bool) {
 }
 
 func (e *columnEncoder) hex(values []string, kind slotKind, c column) column {
-	num, b := e.begin(classHex)
+	num, b := e.open(classHex)
 	c.page, c.at = uint32(num), uint32(len(b))
 	for _, v := range values {
 		e.note(v, kind)
@@ -410,12 +497,13 @@ func (e *columnEncoder) distinct(values []string, limit int) bool {
 
 // dict writes what distinct found.
 func (e *columnEncoder) dict(values []string, kind slotKind) column {
-	num, b := e.begin(classStrings)
+	num, b := e.open(classStrings)
 	c := column{typ: columnDict, entries: uint32(len(e.words)), words: uint32(num), wordAt: uint32(len(b)), width: max(1, bytesOf(uint64(len(e.words)-1)))}
 	for _, w := range e.words {
 		e.note(w, kind)
 		b = appendString(b, w)
 	}
+	c.size = uint32(len(b)) - c.wordAt
 	e.end(classStrings, b)
 	e.dist = e.dist[:0]
 	for _, n := range e.at {
@@ -428,12 +516,13 @@ func (e *columnEncoder) dict(values []string, kind slotKind) column {
 }
 
 func (e *columnEncoder) plain(values []string, kind slotKind) column {
-	num, b := e.begin(classStrings)
+	num, b := e.open(classStrings)
 	c := column{typ: columnText, page: uint32(num), at: uint32(len(b))}
 	for _, v := range values {
 		e.note(v, kind)
 		b = appendString(b, v)
 	}
+	c.size = uint32(len(b)) - c.at
 	e.end(classStrings, b)
 	return c
 }
@@ -462,18 +551,7 @@ func (c *column) read(n int, pages func(num uint32) ([]byte, error)) (d columnDa
 		return d, damaged("a column begins behind its page")
 	}
 	d.b = b[c.at:]
-	need := 0
-	switch c.typ {
-	case columnInt, columnDelta, columnDict:
-		need = n * int(c.width)
-	case columnHex:
-		need = n * int(c.width) / 2
-	case columnUUID:
-		need = n * 16
-	case columnIPv4:
-		need = n * 4
-	}
-	if len(d.b) < need {
+	if uint64(len(d.b)) < uint64(c.bytes(n)) {
 		return d, damaged("a column ends behind its page")
 	}
 	switch c.typ {
@@ -513,15 +591,31 @@ func (c *column) read(n int, pages func(num uint32) ([]byte, error)) (d columnDa
 
 // dictionary are the entries of a columnDict.
 func (c *column) dictionary(pages func(num uint32) ([]byte, error)) ([]string, error) {
-	w, err := pages(c.words)
+	w, err := c.strings(pages)
 	if err != nil {
 		return nil, err
 	}
 	words := make([]string, c.entries)
-	if uint64(c.wordAt) > uint64(len(w)) || !cutStrings(words, w[c.wordAt:]) {
+	if !cutStrings(words, w) {
 		return nil, damaged("a dictionary ends behind its page")
 	}
 	return words, nil
+}
+
+// strings are the bytes of the entries of a dictionary, or of columnText.
+func (c *column) strings(pages func(num uint32) ([]byte, error)) ([]byte, error) {
+	num, at := c.words, c.wordAt
+	if c.typ == columnText {
+		num, at = c.page, c.at
+	}
+	w, err := pages(num)
+	if err != nil {
+		return nil, err
+	}
+	if uint64(at)+uint64(c.size) > uint64(len(w)) {
+		return nil, damaged("strings end behind their page")
+	}
+	return w[at:][:c.size], nil
 }
 
 // cutStrings reads strings with their lengths; they are parts of b.
@@ -604,71 +698,6 @@ func appendHex(b, v []byte, digits string) []byte {
 	return b
 }
 
-// find sets the values that are the word, in lower case, without regard to case; hit is called with each.
-func (d *columnData) find(word string, hit func(i int)) {
-	all := func() {
-		for i := range d.n {
-			hit(i)
-		}
-	}
-	switch d.typ {
-	case columnConst:
-		if strings.EqualFold(d.before, word) {
-			all()
-		}
-	case columnInt, columnDelta:
-		n, ok := d.wanted(word)
-		switch {
-		case !ok:
-		case d.width == 0:
-			if n == d.base {
-				all()
-			}
-		default:
-			for i, v := range d.nums {
-				if v == uint64(n) {
-					hit(i)
-				}
-			}
-		}
-	case columnHex:
-		if len(word) != int(d.width) {
-			return
-		}
-		var want [maxHex / 2]byte
-		for k := 0; k < len(word); k += 2 {
-			a, b := word[k], word[k+1]
-			if !isHex(a) || !isHex(b) {
-				return
-			}
-			want[k/2] = nibble(a)<<4 | nibble(b)
-		}
-		half := len(word) / 2
-		for i := range d.n {
-			if v := d.b[i*half:][:half]; v[0] == want[0] && string(v) == string(want[:half]) {
-				hit(i)
-			}
-		}
-	case columnDict:
-		for k, w := range d.words {
-			if !strings.EqualFold(w, word) {
-				continue
-			}
-			for i, n := range d.nums {
-				if n == uint64(k) {
-					hit(i)
-				}
-			}
-		}
-	case columnText:
-		for i, t := range d.texts {
-			if len(t) == len(word) && strings.EqualFold(t, word) {
-				hit(i)
-			}
-		}
-	}
-}
-
 func isHex(c byte) bool { return c-'0' <= 9 || c >= 'a' && c <= 'f' }
 
 // wanted is the number whose text is the word, without regard to case, if the column can have it.
@@ -689,8 +718,19 @@ func (c *column) wanted(word string) (n int64, ok bool) {
 	if n < 0 {
 		return 0, false
 	}
-	if c.typ == columnInt && (n < c.base || uint64(n-c.base) > c.span) {
+	if c.typ == columnInt && (n < c.base || bytesOf(uint64(n-c.base)) > c.width) {
 		return 0, false
 	}
 	return n, true
+}
+
+// termPage is the page that the column's values were noted with.
+func (c *column) termPage() int {
+	switch {
+	case c.typ == columnConst, (c.typ == columnInt || c.typ == columnDelta) && c.width == 0:
+		return directoryPage
+	case c.typ == columnDict:
+		return int(c.words)
+	}
+	return int(c.page)
 }

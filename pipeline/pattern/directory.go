@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"kemi"
 )
@@ -17,7 +18,10 @@ type directory struct {
 	unit      int64 // of times
 	firsts    rowColumn
 	deltas    rowColumn
-	severity  rowColumn
+	severity  int64 // the one that all have, or -1
+	sevPage   uint32
+	cells     []cell
+	minutes   []minuteCell
 	ids       ids
 	extras    []extraColumn
 	schemas   [][]int // which extras a record of it has
@@ -25,6 +29,9 @@ type directory struct {
 	templates []blockTemplate
 	template  rowColumn
 	pages     []page
+
+	fieldsMu sync.Mutex
+	fields   map[string]*streamField
 }
 
 // blockTemplate is a template of the block.
@@ -79,7 +86,7 @@ type Block struct {
 	Meta
 	data      []byte
 	templates *Templates
-	filter    filter
+	filters   filters
 	open      func() (*directory, error)
 	loaded    atomic.Bool
 }
@@ -93,32 +100,39 @@ func Open(data []byte, m Meta, t *Templates) (*Block, error) {
 	if data[4] != version {
 		return nil, kemi.Errorf(kemi.ErrInvalid, "log block: version %d: only %d is known", data[4], version)
 	}
-	filterAt, dirAt := binary.LittleEndian.Uint32(data[8:]), binary.LittleEndian.Uint32(data[12:])
-	if filterAt > dirAt || uint64(dirAt) > uint64(len(data)) {
+	fixedAt, slotsAt, dirAt := word(data, 0), word(data, 1), word(data, 2)
+	if fixedAt > slotsAt || slotsAt > dirAt || uint64(dirAt) > uint64(len(data)) || word(data, 4) > directoryPage {
 		return nil, damaged("its parts lie behind its end")
 	}
-	f, err := openFilter(data[filterAt:dirAt])
+	fixed, err := openFilter(data[fixedAt:slotsAt])
 	if err != nil {
 		return nil, err
 	}
-	b := &Block{Meta: m, data: data, templates: t, filter: f}
+	slots, err := openFilter(data[slotsAt:dirAt])
+	if err != nil {
+		return nil, err
+	}
+	b := &Block{Meta: m, data: data, templates: t, filters: filters{fixed: fixed, slots: slots, pages: int(word(data, 4))}}
 	b.open = sync.OnceValues(b.readDirectory)
 	return b, nil
 }
+
+// word is one of the numbers of the preamble.
+func word(data []byte, n int) uint32 { return binary.LittleEndian.Uint32(data[8+4*n:]) }
 
 // MemoryBytes is about how much memory the open block holds now, beside data.
 func (b *Block) MemoryBytes() int64 {
 	if !b.loaded.Load() {
 		return 512
 	}
-	return 512 + 4*int64(binary.LittleEndian.Uint32(b.data[16:]))
+	return 512 + 4*int64(word(b.data, 3))
 }
 
 func (b *Block) readDirectory() (d *directory, err error) {
 	defer notSound(&err)
 	b.loaded.Store(true)
-	size := binary.LittleEndian.Uint32(b.data[16:])
-	raw, err := decoder().DecodeAll(b.data[binary.LittleEndian.Uint32(b.data[12:]):], nil)
+	size := word(b.data, 3)
+	raw, err := decoder().DecodeAll(b.data[word(b.data, 2):], nil)
 	if err != nil || len(raw) != int(size) {
 		return nil, damaged("its directory cannot be unpacked")
 	}
@@ -127,13 +141,19 @@ func (b *Block) readDirectory() (d *directory, err error) {
 	if d.rows != b.Meta.Records {
 		return nil, damaged("it has %d records and should have %d", d.rows, b.Meta.Records)
 	}
+	var next places
 	d.readStreams(r)
 	d.unit = int64(r.uvarint())
 	d.firsts, d.deltas = readRows(r), readRows(r)
-	d.severity = readRows(r)
-	d.readIDs(r)
-	d.readExtras(r)
-	if err := d.readTemplates(r, b.templates); err != nil {
+	if d.severity = -1; r.byte() == 1 {
+		d.severity = int64(r.byte())
+	} else {
+		d.sevPage = uint32(r.uvarint())
+	}
+	d.readCells(r)
+	d.readIDs(r, &next)
+	d.readExtras(r, &next)
+	if err := d.readTemplates(r, &next, b.templates); err != nil {
 		return nil, err
 	}
 	for n := r.count(len(raw)); n > 0 && !r.bad; n-- {
@@ -161,9 +181,9 @@ func (d *directory) readStreams(r *byteReader) {
 	r.bad = r.bad || end != d.rows
 }
 
-func (d *directory) readIDs(r *byteReader) {
+func (d *directory) readIDs(r *byteReader, next *places) {
 	if r.byte() == 1 {
-		c := readColumn(r)
+		c := readColumn(r, d.rows, next)
 		d.ids.plain = &c
 		return
 	}
@@ -187,10 +207,10 @@ func (d *directory) readIDs(r *byteReader) {
 	r.bad = r.bad || sum != d.rows || of != d.rows
 }
 
-func (d *directory) readExtras(r *byteReader) {
+func (d *directory) readExtras(r *byteReader, next *places) {
 	for n := r.count(len(r.b)); n > 0 && !r.bad; n-- {
 		x := extraColumn{extra: extra{kind: r.byte(), name: r.string()}, rows: r.count(d.rows)}
-		x.column = readColumn(r)
+		x.column = readColumn(r, x.rows, next)
 		d.extras = append(d.extras, x)
 	}
 	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
@@ -205,7 +225,7 @@ func (d *directory) readExtras(r *byteReader) {
 	d.schema = readRows(r)
 }
 
-func (d *directory) readTemplates(r *byteReader, all *Templates) error {
+func (d *directory) readTemplates(r *byteReader, next *places, all *Templates) error {
 	sum := 0
 	for n := r.count(d.rows); n > 0 && !r.bad; n-- {
 		text := r.string()
@@ -218,7 +238,7 @@ func (d *directory) readTemplates(r *byteReader, all *Templates) error {
 		}
 		bt := blockTemplate{Template: t, rows: r.count(d.rows), columns: make([]column, t.slots)}
 		for i := range bt.columns {
-			bt.columns[i] = readColumn(r)
+			bt.columns[i] = readColumn(r, bt.rows, next)
 		}
 		sum += bt.rows
 		d.templates = append(d.templates, bt)
@@ -231,8 +251,9 @@ func (d *directory) readTemplates(r *byteReader, all *Templates) error {
 // reading is one use of a block: what it has unpacked so far. It is for one goroutine.
 type reading struct {
 	*directory
-	b     *Block
-	pages map[uint32][]byte
+	b       *Block
+	pages   map[uint32][]byte
+	buffers []*[]byte
 
 	at        []kemi.Nanos
 	tmpl      []uint32
@@ -253,6 +274,17 @@ func (b *Block) read() (*reading, error) {
 	return &reading{directory: d, b: b, pages: map[uint32][]byte{}, cols: map[*column]*columnData{}}, nil
 }
 
+// pageBuffers are unpacked pages that nobody reads any more.
+var pageBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// close gives the unpacked pages back: nothing that was read may be used any more.
+func (x *reading) close() {
+	for _, b := range x.buffers {
+		pageBuffers.Put(b)
+	}
+	x.buffers, x.pages, x.cols, x.sev = nil, nil, nil, nil
+}
+
 func (x *reading) page(num uint32) ([]byte, error) {
 	if p, ok := x.pages[num]; ok {
 		return p, nil
@@ -260,11 +292,17 @@ func (x *reading) page(num uint32) ([]byte, error) {
 	if uint64(num) >= uint64(len(x.directory.pages)) {
 		return nil, damaged("there is no page %d", num)
 	}
-	p, err := unpack(x.b.data, x.directory.pages[num], nil)
-	if err == nil {
-		x.pages[num] = p
+	buf := pageBuffers.Get().(*[]byte)
+	p, err := unpack(x.b.data, x.directory.pages[num], *buf)
+	if err != nil {
+		return nil, err
 	}
-	return p, err
+	if pg := x.directory.pages[num]; pg.packed != pg.raw {
+		*buf = p
+	}
+	x.buffers = append(x.buffers, buf)
+	x.pages[num] = p
+	return p, nil
 }
 
 func (x *reading) numbers(c rowColumn, n int) ([]uint64, error) {
@@ -287,6 +325,18 @@ func (x *reading) numbers(c rowColumn, n int) ([]uint64, error) {
 	return out, nil
 }
 
+// plane gives the bytes of numbers of records: width times n.
+func (x *reading) plane(c rowColumn, n int) ([]byte, error) {
+	p, err := x.page(c.page)
+	if err != nil {
+		return nil, err
+	}
+	if uint64(c.at)+uint64(n)*uint64(c.width) > uint64(len(p)) {
+		return nil, damaged("numbers of records end behind their page")
+	}
+	return p[c.at:][:n*int(c.width)], nil
+}
+
 // times are the times of all rows.
 func (x *reading) times() ([]kemi.Nanos, error) {
 	if x.at != nil {
@@ -296,24 +346,55 @@ func (x *reading) times() ([]kemi.Nanos, error) {
 	if err != nil {
 		return nil, err
 	}
-	deltas, err := x.numbers(x.deltas, x.rows-len(x.streams))
-	if err != nil {
-		return nil, err
+	n := x.directory.rows - len(x.streams)
+	c := x.deltas
+	var b []byte
+	if c.width > 0 {
+		if b, err = x.plane(c, n); err != nil {
+			return nil, err
+		}
 	}
-	out := make([]kemi.Nanos, x.rows)
-	row := 0
+	out := make([]kemi.Nanos, x.directory.rows)
+	row, k := 0, 0
+	base, unit := uint64(c.base), x.unit
 	for s, end := range x.ends {
 		if row == end {
 			return nil, damaged("a stream has no record")
 		}
 		at := int64(firsts[s])
-		out[row] = kemi.Nanos(at * x.unit)
+		out[row] = kemi.Nanos(at * unit)
 		row++
-		for ; row < end; row++ {
-			at += unzigzag(deltas[0])
-			deltas = deltas[1:]
-			out[row] = kemi.Nanos(at * x.unit)
+		m := end - row
+		part := out[row:end]
+		switch c.width {
+		case 1:
+			for i, lo := range b[k : k+m] {
+				at += unzigzag(base + uint64(lo))
+				part[i] = kemi.Nanos(at * unit)
+			}
+		case 2:
+			hi := b[n+k : n+k+m]
+			for i, lo := range b[k : k+m] {
+				at += unzigzag(base + (uint64(lo) | uint64(hi[i])<<8))
+				part[i] = kemi.Nanos(at * unit)
+			}
+		case 3:
+			mid, hi := b[n+k:n+k+m], b[2*n+k:2*n+k+m]
+			for i, lo := range b[k : k+m] {
+				at += unzigzag(base + (uint64(lo) | uint64(mid[i])<<8 | uint64(hi[i])<<16))
+				part[i] = kemi.Nanos(at * unit)
+			}
+		default:
+			for i := range part {
+				z := base
+				for w := range int(c.width) {
+					z += uint64(b[w*n+k+i]) << (8 * w)
+				}
+				at += unzigzag(z)
+				part[i] = kemi.Nanos(at * unit)
+			}
 		}
+		row, k = end, k+m
 	}
 	x.at = out
 	return out, nil
@@ -323,14 +404,18 @@ func (x *reading) severities() ([]kemi.Severity, error) {
 	if x.sev != nil {
 		return x.sev, nil
 	}
-	ns, err := x.numbers(x.severity, x.rows)
+	if x.severity >= 0 {
+		x.sev = slices.Repeat([]kemi.Severity{kemi.Severity(x.severity)}, x.directory.rows)
+		return x.sev, nil
+	}
+	p, err := x.page(x.sevPage)
 	if err != nil {
 		return nil, err
 	}
-	x.sev = make([]kemi.Severity, len(ns))
-	for i, n := range ns {
-		x.sev[i] = kemi.Severity(n)
+	if len(p) != x.directory.rows {
+		return nil, damaged("%d severities of %d records", len(p), x.directory.rows)
 	}
+	x.sev = unsafe.Slice((*kemi.Severity)(unsafe.SliceData(p)), len(p))
 	return x.sev, nil
 }
 
@@ -339,12 +424,26 @@ func (x *reading) templateOf() ([]uint32, error) {
 	if x.tmpl != nil {
 		return x.tmpl, nil
 	}
-	ns, err := x.numbers(x.template, x.rows)
-	if err != nil {
-		return nil, err
+	c, n, limit := x.template, x.directory.rows, uint32(len(x.templates))
+	out := make([]uint32, n)
+	if c.width > 0 {
+		b, err := x.plane(c, n)
+		if err != nil {
+			return nil, err
+		}
+		for w := range int(c.width) {
+			for i, v := range b[w*n : w*n+n] {
+				out[i] |= uint32(v) << (8 * w)
+			}
+		}
 	}
-	x.tmpl, err = small(ns, len(x.templates))
-	return x.tmpl, err
+	for i := range out {
+		if out[i] += uint32(c.base); out[i] >= limit {
+			return nil, damaged("a record is of template %d of %d", out[i], limit)
+		}
+	}
+	x.tmpl = out
+	return out, nil
 }
 
 func small(ns []uint64, limit int) ([]uint32, error) {
@@ -503,5 +602,6 @@ func (b *Block) IDs() (ids []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer x.close()
 	return x.allIDs()
 }

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/klauspost/compress/zstd"
-
 	"kemi"
 	"kemi/pipeline/store"
 )
@@ -38,7 +36,8 @@ type encoder struct {
 	split splitter
 	cols  columnEncoder
 	pager pager
-	keys  keySet
+	fixed keySet // terms of fixed text
+	slots keySet // terms of what varies, by page
 
 	streams   []kemi.Labels
 	byPointer map[*kemi.Label]int32
@@ -46,6 +45,8 @@ type encoder struct {
 	key       []byte
 	of        []int32 // stream of each record, in the order of arrival
 	order     []int32 // record of each row
+
+	next places
 
 	rows      []row
 	spans     []span
@@ -106,8 +107,8 @@ func Encode(records []kemi.LogRecord) ([]byte, Meta, error) {
 	e := encoderPool.Get().(*encoder)
 	defer encoderPool.Put(e)
 	defer e.reset()
-	e.pager.enc = encoders.Get().(*zstd.Encoder)
-	defer encoders.Put(e.pager.enc)
+	e.pager.packers = packerPool.Get().(*packers)
+	defer packerPool.Put(e.pager.packers)
 	return e.encode(records), m, nil
 }
 
@@ -125,7 +126,8 @@ func (e *encoder) reset() {
 	for i := range e.final {
 		e.final[i].text = ""
 	}
-	e.keys.reset()
+	e.fixed.reset()
+	e.slots.reset()
 	e.pager.out = nil
 }
 
@@ -135,11 +137,13 @@ func (e *encoder) encode(records []kemi.LogRecord) []byte {
 	e.join()
 	out := make([]byte, preambleSize, preambleSize+len(records)*40)
 	e.pager.reset(out)
+	e.next = places{}
 	d := e.directory[:0]
 	d = binary.AppendUvarint(d, uint64(len(e.rows)))
 	d = e.putStreams(d)
 	d = e.putTimes(d)
 	d = e.putSeverities(d)
+	d = e.putCells(d)
 	d = e.putIDs(d, records)
 	d = e.putExtras(d)
 	d = e.putTemplates(d)
@@ -155,15 +159,17 @@ func (e *encoder) encode(records []kemi.LogRecord) []byte {
 	e.directory = d
 
 	out = e.pager.out
-	filterAt := len(out)
-	out = e.keys.appendFilter(out)
+	fixedAt := len(out)
+	out = e.fixed.appendFilter(out)
+	slotsAt := len(out)
+	out = e.slots.appendFilter(out)
 	directoryAt := len(out)
-	out = e.pager.enc.EncodeAll(d, out)
+	out = e.pager.packers.quick.EncodeAll(d, out)
 	copy(out, magic)
 	out[4] = version
-	binary.LittleEndian.PutUint32(out[8:], uint32(filterAt))
-	binary.LittleEndian.PutUint32(out[12:], uint32(directoryAt))
-	binary.LittleEndian.PutUint32(out[16:], uint32(len(d)))
+	for i, n := range []int{fixedAt, slotsAt, directoryAt, len(d), len(e.pager.pages)} {
+		binary.LittleEndian.PutUint32(out[8+4*i:], uint32(n))
+	}
 	return slices.Clip(out)
 }
 
@@ -314,12 +320,21 @@ func (e *encoder) putRows(d []byte, ns []int64) []byte {
 	return d
 }
 
+// putSeverities writes the severities as they are, or the one that all have.
 func (e *encoder) putSeverities(d []byte) []byte {
-	e.numbers = e.numbers[:0]
-	for i := range e.rows {
-		e.numbers = append(e.numbers, int64(e.rows[i].r.Severity))
+	first := e.rows[0].r.Severity
+	if !slices.ContainsFunc(e.rows, func(w row) bool { return w.r.Severity != first }) {
+		return append(d, 1, byte(first))
 	}
-	return e.putRows(d, e.numbers)
+	num, b := e.pager.begin(classRows)
+	d = append(d, 0)
+	d = binary.AppendUvarint(d, uint64(num))
+	for i := range e.rows {
+		b = append(b, byte(e.rows[i].r.Severity))
+	}
+	e.pager.end(classRows, b)
+	e.pager.flush(classRows)
+	return d
 }
 
 // putIDs writes the IDs: as the runs of numbers that the log gives, or, if there are others, as they are.
@@ -392,7 +407,7 @@ func (e *encoder) putPlainIDs(d []byte) []byte {
 	e.cols.note = func(string, slotKind) {}
 	c := e.cols.text(e.values, slotWord)
 	e.cols.note = note
-	return c.put(d)
+	return c.put(d, len(e.values), &e.next)
 }
 
 // cutID cuts an ID of the form …-hex or …~hex, at least five digits and no more zeros before them than that takes, at the number.
@@ -471,7 +486,7 @@ func (e *encoder) putExtras(d []byte) []byte {
 		d = appendString(append(d, all[i].kind), all[i].name)
 		d = binary.AppendUvarint(d, uint64(len(all[i].texts)))
 		c := e.cols.text(all[i].texts, slotExtra)
-		d = c.put(d)
+		d = c.put(d, len(all[i].texts), &e.next)
 	}
 	d = binary.AppendUvarint(d, uint64(len(names)))
 	for _, n := range names {
@@ -519,12 +534,15 @@ func (e *encoder) putSlots(d []byte, t *final) []byte {
 		if p.kind == slotStamp {
 			ns := e.cols.ints[:0]
 			for _, r := range t.rows {
-				s := e.span(r, slot)
-				ns = append(ns, s.value)
-				e.noteStamp(p.layout, e.rows[r].r.Body[s.from:s.to])
+				ns = append(ns, e.span(r, slot).value)
 			}
 			e.cols.ints = ns
+			e.cols.num = directoryPage // where it is if all are equal
 			c = e.cols.integers(e.cols.plan(column{}))
+			for _, r := range t.rows {
+				s := e.span(r, slot)
+				e.noteStamp(p.layout, e.rows[r].r.Body[s.from:s.to])
+			}
 		} else {
 			e.values = e.values[:0]
 			for _, r := range t.rows {
@@ -532,12 +550,13 @@ func (e *encoder) putSlots(d []byte, t *final) []byte {
 			}
 			c = e.cols.text(e.values, p.kind)
 		}
-		d = c.put(d)
+		d = c.put(d, len(t.rows), &e.next)
 		slot++
 	}
 	if !safe { // a word may go on from a slot into the fixed text
+		e.cols.num = directoryPage
 		for _, r := range t.rows {
-			e.terms(e.rows[r].r.Body)
+			e.slotTerms(e.rows[r].r.Body)
 		}
 	}
 	return d
@@ -569,13 +588,18 @@ func (e *encoder) span(r int32, slot int) *span {
 	return &e.spans[int(w.spans)+slot]
 }
 
-// The filter has the terms (store.Terms) of all that a block holds, but for those that exempt tells.
+// The filters have the terms (store.Terms) of all that a block holds, but for those that exempt tells.
 
-// terms adds the terms of a text.
+// terms adds the terms of fixed text.
 func (e *encoder) terms(text string) {
+	store.Terms(text, func(term []byte) { e.fixed.add(hashTerm(view(term))) })
+}
+
+// slotTerms adds the terms of what varies.
+func (e *encoder) slotTerms(text string) {
 	store.Terms(text, func(term []byte) {
 		if !exempt(view(term)) {
-			e.keys.add(hashTerm(view(term)))
+			e.slots.add(slotKey(hashTerm(view(term)), e.cols.num))
 		}
 	})
 }
@@ -586,21 +610,21 @@ func (e *encoder) note(value string, kind slotKind) {
 	case slotIPv4: // all of it is exempt
 	case slotWord:
 		if !exempt(value) {
-			e.keys.add(hashFolded(value))
+			e.slots.add(slotKey(hashFolded(value), e.cols.num))
 		}
 	default:
-		e.terms(value)
+		e.slotTerms(value)
 	}
 }
 
 // noteStamp adds the words of a stamp that are not exempt.
 func (e *encoder) noteStamp(l layout, text string) {
 	if l.form == formUnix || l.form == formUnixMillis || l.form == formDashed || l.n > 6 {
-		e.terms(text)
+		e.slotTerms(text)
 	}
 }
 
-// exempt tells whether the filter leaves the term, in lower case or not, out: numbers of few digits, of which each block has most, and what stamps are made of.
+// exempt tells whether the filter of slots leaves the term, in lower case or not, out: numbers of few digits, of which each block has most, and what stamps are made of.
 func exempt(term string) bool {
 	n := len(term)
 	if n == 0 || n > 10 {

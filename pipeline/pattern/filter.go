@@ -91,7 +91,7 @@ func (s *keySet) appendFilter(b []byte) []byte {
 	return append(b, f.Fingerprints...)
 }
 
-// filter tells which terms a block may have.
+// filter tells which terms there may be.
 type filter struct{ f *xorfilter.BinaryFuse[uint8] }
 
 func openFilter(b []byte) (filter, error) {
@@ -111,7 +111,46 @@ func openFilter(b []byte) (filter, error) {
 	return filter{f}, nil
 }
 
-// has tells whether the block may have the term. A filter that is empty knows nothing.
-func (f filter) has(term string) bool {
-	return f.f == nil || exempt(term) || f.f.Contains(hashTerm(term))
+// has tells whether there may be the key. A filter that is empty knows nothing.
+func (f filter) has(key uint64) bool { return f.f == nil || f.f.Contains(key) }
+
+// filters tell which terms a block may have, but for those that are exempt: fixed has those of fixed text and of stream labels, slots those of what varies, with the page in
+// which it lies, so that others need not be looked at.
+type filters struct {
+	fixed, slots filter
+	pages        int
+}
+
+// directoryPage stands for what lies in the directory.
+const directoryPage = 1<<16 - 1
+
+// slotKey is the key of a term in a page.
+func slotKey(term uint64, page int) uint64 {
+	return (term ^ uint64(page+1)*0x9e3779b97f4a7c15) * 0xff51afd7ed558ccd
+}
+
+// mayHave tells whether the block may have the term.
+func (f *filters) mayHave(term string) bool {
+	if exempt(term) {
+		return true
+	}
+	h := hashTerm(term)
+	return f.fixed.has(h) || f.inSlots(h)
+}
+
+func (f *filters) inSlots(h uint64) bool {
+	for p := range f.pages {
+		if f.slots.has(slotKey(h, p)) {
+			return true
+		}
+	}
+	return f.slots.has(slotKey(h, directoryPage))
+}
+
+// slotsMayHave tells whether what varies may have the term.
+func (f *filters) slotsMayHave(term string) bool { return exempt(term) || f.inSlots(hashTerm(term)) }
+
+// pageMayHave tells whether what varies may have the term in that page.
+func (f *filters) pageMayHave(term string, page int) bool {
+	return exempt(term) || f.slots.has(slotKey(hashTerm(term), page))
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"kemi"
 	"kemi/pipeline/store"
 )
@@ -62,7 +60,7 @@ func FuzzDirectory(f *testing.F) {
 	g := newLines(4)
 	rs := g.records(200)
 	e := encoderPool.New().(*encoder)
-	e.pager.enc = encoders.New().(*zstd.Encoder)
+	e.pager.packers = packerPool.New().(*packers)
 	data := e.encode(rs)
 	d := slices.Clone(e.directory)
 	_, m, err := Encode(rs)
@@ -96,15 +94,14 @@ func openAny(data []byte, m Meta, exprs []store.LogExpr) {
 		_ = s.Histogram(1000, func(kemi.Millis, kemi.Severity, int64) {})
 		_ = s.CountBy([]string{"status", "msg"}, func([]string, int64) {})
 		_, _ = s.Fields()
+		s.Close()
 	}
 }
 
 // withDirectory is the block with another directory.
 func withDirectory(data, d []byte) []byte {
-	at := binary.LittleEndian.Uint32(data[12:])
+	at := word(data, 2)
 	out := slices.Clone(data[:at])
-	binary.LittleEndian.PutUint32(out[16:], uint32(len(d)))
-	enc := encoders.Get().(*zstd.Encoder)
-	defer encoders.Put(enc)
-	return enc.EncodeAll(d, out)
+	binary.LittleEndian.PutUint32(out[20:], uint32(len(d)))
+	return packerPool.New().(*packers).quick.EncodeAll(d, out)
 }

@@ -4,6 +4,7 @@ import (
 	"regexp/syntax"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 
 	"kemi/pipeline/store"
 )
@@ -234,12 +235,7 @@ func (l literal) in(text string) bool {
 	if !l.fold {
 		return strings.Contains(text, l.text)
 	}
-	for i := 0; i+len(l.text) <= len(text); i++ {
-		if l.at(text, i, 0, len(l.text)) {
-			return true
-		}
-	}
-	return false
+	return containsFold(unsafe.Slice(unsafe.StringData(text), len(text)), l.text)
 }
 
 // at tells whether text has the literal's bytes [from, to) at i.
@@ -258,59 +254,60 @@ func (l literal) at(text string, i, from, to int) bool {
 
 // fits tells whether a line of the template can have the literal somewhere.
 func (l literal) fits(t *Template) bool {
-	for n, p := range t.parts {
+	for n := range t.parts {
+		p := &t.parts[n]
 		for i := range len(p.text) {
 			if l.goesOn(t, n, i, 0) {
 				return true
 			}
 		}
-		if p.slot {
-			if p.kind != slotWord {
-				return true
-			}
-			// It begins within the slot: with as much of it as words are made of, or with less.
-			k := 0
-			for k < len(l.text) && charKind[l.text[k]] != 0 {
-				k++
-			}
-			if k > 0 && (k == len(l.text) || l.goesOn(t, n+1, 0, k)) {
-				return true
-			}
+		if p.slot && l.inSlot(t, n, 0) {
+			return true
 		}
 	}
 	return false
 }
 
+// inSlot tells whether the literal from byte k on can stand in the slot of part n, from anywhere in it, and go on behind it.
+func (l literal) inSlot(t *Template, n, k int) bool {
+	p := &t.parts[n]
+	for was := k; k < len(l.text) && p.mayHave(l.text[k], l.fold); {
+		k++
+		// A word has to be taken to its end.
+		if k == len(l.text) || k > was && (p.kind != slotWord || charKind[l.text[k]] == 0) && l.goesOn(t, n+1, 0, k) {
+			return true
+		}
+	}
+	return false
+}
+
+// mayHave tells whether the slot can have the byte.
+func (p *part) mayHave(c byte, fold bool) bool {
+	switch p.kind {
+	case slotWord:
+		return charKind[c] != 0
+	case slotUUID:
+		return c == '-' || isHex(c) || fold && isHex(c|0x20)
+	case slotIPv4:
+		return c == '.' || c-'0' <= 9
+	case slotStamp:
+		return c-'0' <= 9 || strings.IndexByte(" :-/.,TZ"+months, c) >= 0 || fold && strings.IndexByte("tz"+strings.ToLower(months), c) >= 0
+	}
+	return true
+}
+
 // goesOn tells whether the literal from byte k on can stand where the text of part n has byte i.
 func (l literal) goesOn(t *Template, n, i, k int) bool {
-	for {
-		if n == len(t.parts) {
-			return false
-		}
-		p := &t.parts[n]
-		take := min(len(p.text)-i, len(l.text)-k)
-		if !l.at(p.text, i, k, k+take) {
-			return false
-		}
-		if k += take; k == len(l.text) {
-			return true
-		}
-		if !p.slot {
-			return false
-		}
-		if p.kind != slotWord {
-			return true
-		}
-		was := k
-		for k < len(l.text) && charKind[l.text[k]] != 0 {
-			k++
-		}
-		if k == len(l.text) {
-			return true
-		}
-		if k == was { // a slot is never empty
-			return false
-		}
-		n, i = n+1, 0
+	if n == len(t.parts) {
+		return false
 	}
+	p := &t.parts[n]
+	take := min(len(p.text)-i, len(l.text)-k)
+	if !l.at(p.text, i, k, k+take) {
+		return false
+	}
+	if k += take; k == len(l.text) {
+		return true
+	}
+	return p.slot && l.inSlot(t, n, k)
 }

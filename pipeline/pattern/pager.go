@@ -17,12 +17,12 @@ const (
 	classInts           // numbers
 	classIndexes        // into dictionaries
 	classStrings
-	classHex // digits of ids, which do not pack
+	classHex // digits of ids, of which only those pack that come back
 	classes
 )
 
 // pageBytes is about how large a page grows, unpacked.
-var pageBytes = [classes]int{64 << 10, 128 << 10, 128 << 10, 256 << 10, 256 << 10}
+var pageBytes = [classes]int{64 << 10, 128 << 10, 128 << 10, 256 << 10, 1 << 20}
 
 // page is where a page lies in the block, and how large it is unpacked; equal sizes mean that it is not packed.
 type page struct{ at, packed, raw uint32 }
@@ -45,12 +45,18 @@ func notSound(err *error) {
 	}
 }
 
-var encoders = sync.Pool{New: func() any {
-	w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
-	if err != nil {
-		panic(err) // the options are constants
+// packers pack pages: the thorough one those in which things come back from afar, ids above all.
+type packers struct{ quick, thorough *zstd.Encoder }
+
+var packerPool = sync.Pool{New: func() any {
+	of := func(level zstd.EncoderLevel) *zstd.Encoder {
+		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+		if err != nil {
+			panic(err) // the options are constants
+		}
+		return w
 	}
-	return w
+	return &packers{of(zstd.SpeedDefault), of(zstd.SpeedBetterCompression)}
 }}
 
 var decoder = sync.OnceValue(func() *zstd.Decoder {
@@ -63,11 +69,11 @@ var decoder = sync.OnceValue(func() *zstd.Decoder {
 
 // pager fills pages and appends them to the block as they are full.
 type pager struct {
-	out   []byte
-	pages []page
-	open  [classes][]byte
-	num   [classes]int // of the open page
-	enc   *zstd.Encoder
+	out     []byte
+	pages   []page
+	open    [classes][]byte
+	num     [classes]int // of the open page
+	packers *packers
 }
 
 func (p *pager) reset(out []byte) {
@@ -97,10 +103,12 @@ func (p *pager) flush(class int) {
 	}
 	raw := p.open[class]
 	at := len(p.out)
-	if class != classHex {
-		p.out = p.enc.EncodeAll(raw, p.out)
+	enc := p.packers.quick
+	if class == classHex {
+		enc = p.packers.thorough
 	}
-	if n := len(p.out) - at; class == classHex || n >= len(raw)-len(raw)/32 {
+	p.out = enc.EncodeAll(raw, p.out)
+	if n := len(p.out) - at; n >= len(raw)-len(raw)/32 {
 		p.out = append(p.out[:at], raw...)
 	}
 	p.pages[p.num[class]] = page{uint32(at), uint32(len(p.out) - at), uint32(len(raw))}

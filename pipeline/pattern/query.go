@@ -1,10 +1,10 @@
 package pattern
 
 import (
+	"slices"
 	"strings"
 	"sync"
 
-	"kemi"
 	"kemi/pipeline/store"
 )
 
@@ -17,7 +17,7 @@ type Query struct {
 // NewQuery prepares a query; a nil expr matches all. The block's project is not looked at.
 func NewQuery(expr store.LogExpr, r store.NanoRange) *Query {
 	q := &Query{r: r}
-	if expr != nil {
+	if and, ok := expr.(store.LogAnd); expr != nil && !(ok && len(and) == 0) {
 		q.root = newNode(expr)
 	}
 	return q
@@ -26,9 +26,11 @@ func NewQuery(expr store.LogExpr, r store.NanoRange) *Query {
 // node is a condition.
 type node interface {
 	// possible is false if no record of a block with that filter can meet the condition.
-	possible(f filter) bool
+	possible(f *filters) bool
 	// rows are those of within that meet it.
 	rows(x *reading, within rowSet) (rowSet, error)
+	// cells are those of the block's cells whose records meet it; false if that cannot be told of all.
+	cells(x *reading) ([]bool, bool)
 	// cost says what is looked at first.
 	cost() int
 	// judge says of each template of the block whether all its records meet the condition, or none; false if that cannot be told of all.
@@ -71,7 +73,7 @@ func sortByCost(ns []node) {
 	}
 }
 
-func (n andNode) possible(f filter) bool {
+func (n andNode) possible(f *filters) bool {
 	for _, c := range n {
 		if !c.possible(f) {
 			return false
@@ -81,8 +83,31 @@ func (n andNode) possible(f filter) bool {
 }
 
 func (n andNode) rows(x *reading, within rowSet) (rowSet, error) {
+	var known []bool // what can be told by cells goes first
+	var rest []node
 	for _, c := range n {
-		var err error
+		is, ok := c.cells(x)
+		switch {
+		case !ok:
+			rest = append(rest, c)
+		case known == nil:
+			known = is
+		default:
+			for i := range known {
+				known[i] = known[i] && is[i]
+			}
+		}
+	}
+	var err error
+	if known != nil {
+		if !slices.Contains(known, true) {
+			return newRowSet(x.directory.rows), nil
+		}
+		if within, err = x.cellRows(known, within); err != nil || within.empty() {
+			return within, err
+		}
+	}
+	for _, c := range rest {
 		if within, err = c.rows(x, within); err != nil || within.empty() {
 			return within, err
 		}
@@ -114,7 +139,7 @@ func (n andNode) judge(x *reading) ([]bool, bool) {
 	return all, true
 }
 
-func (n orNode) possible(f filter) bool {
+func (n orNode) possible(f *filters) bool {
 	for _, c := range n {
 		if c.possible(f) {
 			return true
@@ -127,7 +152,7 @@ func (n orNode) rows(x *reading, within rowSet) (rowSet, error) {
 	out := newRowSet(x.directory.rows)
 	left := append(rowSet(nil), within...)
 	for _, c := range n {
-		is, err := c.rows(x, left)
+		is, err := evaluate(c, x, left)
 		if err != nil {
 			return nil, err
 		}
@@ -153,10 +178,10 @@ func (n orNode) judge(x *reading) ([]bool, bool) {
 	return any, true
 }
 
-func (n notNode) possible(filter) bool { return true }
+func (n notNode) possible(*filters) bool { return true }
 
 func (n notNode) rows(x *reading, within rowSet) (rowSet, error) {
-	is, err := n.node.rows(x, within)
+	is, err := evaluate(n.node, x, within)
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +211,9 @@ type leaf struct {
 	raw    string // of a phrase without words
 	lit    literal
 	isRaw  bool
+
+	once sync.Once
+	sevs [256]bool
 
 	mu    sync.RWMutex
 	known map[*Template]*judgement
@@ -225,9 +253,9 @@ func (l *leaf) words(text string, prefix bool) {
 	}
 }
 
-func (l *leaf) possible(f filter) bool {
+func (l *leaf) possible(f *filters) bool {
 	for _, w := range l.needs {
-		if !f.has(w) {
+		if !f.mayHave(w) {
 			return false
 		}
 	}
@@ -248,7 +276,7 @@ func (l *leaf) cost() int {
 }
 
 func (l *leaf) rows(x *reading, within rowSet) (rowSet, error) {
-	if !l.possible(x.b.filter) {
+	if !l.possible(&x.b.filters) {
 		return newRowSet(x.directory.rows), nil
 	}
 	if l.field == "" {
@@ -311,18 +339,13 @@ func (l *leaf) inSeverity(x *reading, left, out rowSet) error {
 	if err != nil {
 		return err
 	}
-	var is, known [256]bool
-	for s := range 256 {
-		r := kemi.LogRecord{Severity: kemi.Severity(s)}
-		known[s] = r.Severity.String() != ""
-		is[s] = known[s] && l.e.Match(&r)
-	}
+	is := l.severities()
 	left.each(func(r uint32) bool {
 		s := sev[r]
 		if is[s] {
 			out.add(r)
 		}
-		if known[s] {
+		if sevNames[s] {
 			left[r>>6] &^= 1 << (r & 63)
 		}
 		return true
@@ -344,7 +367,7 @@ func (l *leaf) inExtra(x *reading, e extra, left, out rowSet) error {
 		if err != nil {
 			return err
 		}
-		return l.values(d, func(i int) bool { return left.has(rows[i]) }, func(i int, is bool) {
+		return l.values(x, d, func(i int) bool { return left.has(rows[i]) }, func(i int, is bool) {
 			r := rows[i]
 			left[r>>6] &^= 1 << (r & 63)
 			if is {
@@ -356,7 +379,7 @@ func (l *leaf) inExtra(x *reading, e extra, left, out rowSet) error {
 }
 
 // values calls yield with each value of the column that is wanted, and whether it matches.
-func (l *leaf) values(d *columnData, want func(i int) bool, yield func(i int, is bool)) error {
+func (l *leaf) values(x *reading, d *columnData, want func(i int) bool, yield func(i int, is bool)) error {
 	switch d.typ {
 	case columnConst:
 		is := l.match(d.before)
@@ -377,11 +400,13 @@ func (l *leaf) values(d *columnData, want func(i int) bool, yield func(i int, is
 		}
 	default:
 		if w, ok := l.oneWord(); ok && (d.typ == columnInt || d.typ == columnDelta || d.typ == columnHex) {
-			hit := newRowSet(d.n)
-			d.find(w, func(i int) { hit.add(uint32(i)) })
+			hit, err := x.findWord(d.column, d.n, w)
+			if err != nil {
+				return err
+			}
 			for i := range d.n {
 				if want(i) {
-					yield(i, hit.has(uint32(i)))
+					yield(i, hit != nil && hit.has(uint32(i)))
 				}
 			}
 			return nil
@@ -416,16 +441,24 @@ func (l *leaf) judge(x *reading) ([]bool, bool) {
 		return nil, false
 	}
 	out := make([]bool, len(x.templates))
-	if !l.possible(x.b.filter) {
+	if !l.possible(&x.b.filters) {
 		return out, true
 	}
 	for i := range x.templates {
-		switch l.of(x.templates[i].Template).state {
+		switch j := l.of(x.templates[i].Template); j.state {
 		case judgedYes:
 			out[i] = true
 		case judgedNo:
+		case judgedWays:
+			for _, way := range j.ways {
+				if x.mayBe(i, way) {
+					return nil, false
+				}
+			}
 		default:
-			return nil, false
+			if !x.templates[i].line || l.inSlots(x) {
+				return nil, false
+			}
 		}
 	}
 	return out, true

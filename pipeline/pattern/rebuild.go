@@ -100,6 +100,7 @@ func (b *Block) Records(rows []int, f func(row int, r *kemi.LogRecord) bool) (er
 	if err != nil {
 		return err
 	}
+	defer x.close()
 	return x.records(rows, f)
 }
 

@@ -8,36 +8,55 @@ import (
 	"kemi/pipeline/store"
 )
 
-// Selection is the records of a block that a query selects. Rows are the numbers of records in the block, in an order of the block's own. It is for one goroutine.
+// Selection is the records of a block that a query selects. Rows are the numbers of records in the block, in an order of the block's own. It is for one goroutine, and
+// has to be closed.
 type Selection struct {
 	b     *Block
 	x     *reading // nil until it is needed
 	count int
-	tmpls []bool // if rows is nil: the templates whose records are selected; nil: all of them
+	tmpls []bool // if rows is nil: the templates whose records are selected
+	cells []bool // if that is nil, too: the cells whose records are selected; nil: all records
 	rows  rowSet
 }
 
 // Select finds the records of b that q selects: exactly those for which the condition's Match is true and whose time lies in the range.
-func (q *Query) Select(b *Block) (s *Selection, err error) {
+func (q *Query) Select(b *Block) (*Selection, error) {
+	s := &Selection{b: b}
+	if err := q.selectIn(b, s); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (q *Query) selectIn(b *Block, s *Selection) (err error) {
 	defer notSound(&err)
-	s = &Selection{b: b}
 	if b.To < q.r.From || b.From >= q.r.To {
 		s.rows = rowSet{}
-		return s, nil
+		return nil
 	}
 	inside := b.From >= q.r.From && b.To < q.r.To
 	if q.root == nil && inside {
 		s.count = b.Meta.Records
-		return s, nil
+		return nil
 	}
-	if q.root != nil && !q.root.possible(b.filter) {
+	if q.root != nil && !q.root.possible(&b.filters) {
 		s.rows = rowSet{}
-		return s, nil
+		return nil
 	}
 	if s.x, err = b.read(); err != nil {
-		return nil, err
+		return err
 	}
 	if inside {
+		if is, ok := q.root.cells(s.x); ok {
+			s.cells = is
+			for i, yes := range is {
+				if yes {
+					s.count += s.x.directory.cells[i].count
+				}
+			}
+			return nil
+		}
 		if is, ok := q.root.judge(s.x); ok {
 			s.tmpls = is
 			for t, yes := range is {
@@ -45,22 +64,22 @@ func (q *Query) Select(b *Block) (s *Selection, err error) {
 					s.count += s.x.templates[t].rows
 				}
 			}
-			return s, nil
+			return nil
 		}
 	}
 	s.rows = allRows(s.x.directory.rows)
 	if !inside {
 		if err := s.x.inRange(q.r, s.rows); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if q.root != nil {
-		if s.rows, err = q.root.rows(s.x, s.rows); err != nil {
-			return nil, err
+		if s.rows, err = evaluate(q.root, s.x, s.rows); err != nil {
+			return err
 		}
 	}
 	s.count = s.rows.len()
-	return s, nil
+	return nil
 }
 
 // inRange takes the rows out of the set that are not in the range.
@@ -77,6 +96,14 @@ func (x *reading) inRange(r store.NanoRange, set rowSet) error {
 	return nil
 }
 
+// Close gives back what the selection has unpacked. What Records gave stays valid.
+func (s *Selection) Close() {
+	if s.x != nil {
+		s.x.close()
+		s.x = nil
+	}
+}
+
 // Len is how many records are selected.
 func (s *Selection) Len() int { return s.count }
 
@@ -90,7 +117,14 @@ func (s *Selection) set() (rowSet, error) {
 	}
 	switch {
 	case s.tmpls == nil:
-		s.rows = allRows(s.x.directory.rows)
+		rows := allRows(s.x.directory.rows)
+		if s.cells != nil {
+			var err error
+			if rows, err = s.x.cellRows(s.cells, rows); err != nil {
+				return nil, err
+			}
+		}
+		s.rows = rows
 	default:
 		of, err := s.x.templateOf()
 		if err != nil {
@@ -147,6 +181,12 @@ func (s *Selection) Histogram(step kemi.Millis, add func(at kemi.Millis, sev kem
 	if s.count == 0 {
 		return nil
 	}
+	if err := s.open(); err != nil {
+		return err
+	}
+	if s.rows == nil && s.tmpls == nil && s.minuteCells(step, add) {
+		return nil
+	}
 	rows, err := s.set()
 	if err != nil {
 		return err
@@ -197,6 +237,12 @@ func (s *Selection) CountBy(fields []string, add func(values []string, n int64))
 		return nil
 	case len(fields) == 0:
 		add(nil, int64(s.count))
+		return nil
+	}
+	if err := s.open(); err != nil {
+		return err
+	}
+	if s.rows == nil && s.tmpls == nil && s.countCells(fields, add) {
 		return nil
 	}
 	rows, err := s.set()

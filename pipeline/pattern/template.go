@@ -44,7 +44,8 @@ type Template struct {
 	text  string
 	parts []part
 	slots int
-	whole bool // the line is kept whole, or there are letters beside which a word has no clear end
+	line  bool // the line is kept whole
+	whole bool // it is, or there are letters beside which a word has no clear end
 
 	// stand is the text with stand-ins, of which each word is a wild one.
 	stand string
@@ -79,7 +80,7 @@ func newTemplate(text string) (*Template, error) {
 		from := len(b)
 		switch p.kind {
 		case slotLine:
-			t.whole = true
+			t.line, t.whole = true, true
 			continue
 		case slotStamp:
 			b = p.layout.append(b, sampleTime, 0)
