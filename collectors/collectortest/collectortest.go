@@ -196,7 +196,7 @@ func (h *House) Expect(want ...string) {
 type Full struct{ Left int }
 
 // Room takes a place.
-func (f *Full) Room(project string) error {
+func (f *Full) Room(project string, _ kemi.Labels) error {
 	if f.Left--; f.Left < 0 {
 		return kemi.Errorf(kemi.ErrLimited, "the limit of series of project %s is reached", project)
 	}

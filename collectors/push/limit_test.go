@@ -16,7 +16,7 @@ type fullStore struct {
 	known map[string]bool
 }
 
-func (s *fullStore) Room(project string) error {
+func (s *fullStore) Room(project string, _ kemi.Labels) error {
 	if s.left--; s.left < 0 {
 		return kemi.Errorf(kemi.ErrLimited, "the limit of 2 active series of project %s is reached: label \"id\" has 2 values", project)
 	}
@@ -81,7 +81,15 @@ func TestPutOverSeriesLimit(t *testing.T) {
 	h := openHouse(t, func(o *Options) { o.Series = &fullStore{left: 1} })
 	body := `[{"metric":"a","timestamp":1700000000,"value":1,"tags":{"h":"x"}},{"metric":"b","timestamp":1700000000,"value":1,"tags":{"h":"x"}}]`
 	code, text, _ := h.post("/api/put?details", []byte(body))
-	if code != http.StatusBadRequest || !strings.Contains(text, `"success":1`) || !strings.Contains(text, `"failed":1`) || !strings.Contains(text, "the limit of 2 active series") {
+	if code != http.StatusTooManyRequests || !strings.Contains(text, `"success":1`) || !strings.Contains(text, `"failed":1`) || !strings.Contains(text, "the limit of 2 active series") {
+		t.Fatalf("%d %s", code, text)
+	}
+	if code, text, header := h.post("/api/put", []byte(body)); code != http.StatusTooManyRequests || header.Get("Retry-After") != "60" || !strings.Contains(text, "the limit of 2 active series") {
+		t.Fatalf("%d %v %s", code, header, text)
+	}
+	// Something else is wrong as well: to send it again does not help.
+	body = `[{"metric":"a","timestamp":1700000000,"value":"x","tags":{"h":"x"}},{"metric":"b","timestamp":1700000000,"value":1,"tags":{"h":"x"}}]`
+	if code, text, _ := h.post("/api/put?summary", []byte(body)); code != http.StatusBadRequest || !strings.Contains(text, `"failed":2`) {
 		t.Fatalf("%d %s", code, text)
 	}
 }

@@ -28,6 +28,7 @@ type put struct {
 	ctx            context.Context //nolint:containedctx // of the request
 
 	good, failed int
+	limited      int        // of the failed: there was no room for their series
 	first        string     // what is wrong with the first that failed
 	errors       []putError // with details only
 	point        datapoint
@@ -116,6 +117,10 @@ func (p *Push) servePut(w http.ResponseWriter, r *http.Request, id kemi.Identity
 	}
 	code := http.StatusNoContent
 	switch {
+	case t.failed > 0 && t.failed == t.limited:
+		// Nothing is wrong with what was sent: a sender may come again with it, though not at once.
+		code = http.StatusTooManyRequests
+		w.Header().Set("Retry-After", strconv.Itoa(int(limitedFor.Seconds())))
 	case t.failed > 0:
 		code = http.StatusBadRequest
 	case o.details || o.summary:
@@ -419,6 +424,9 @@ func (t *put) take() (wrong string, down error) {
 		}
 		var err error
 		if s, err = b.Define(k, t.labels); err != nil {
+			if errors.Is(err, kemi.ErrLimited) {
+				t.limited++
+			}
 			return err.Error(), nil
 		}
 	}

@@ -28,8 +28,9 @@ type Limits struct {
 
 // SeriesLimit says whether there is room for another series. It is asked for series that the Table does not know.
 type SeriesLimit interface {
-	// Room takes a place for one more series of the project. An error, of kind ErrLimited, says which limit leaves none, and why.
-	Room(project string) error
+	// Room takes a place for one more series of the project, with the labels ls, which are good for the call only. An error, of kind ErrLimited,
+	// says which limit leaves none, and why.
+	Room(project string, ls kemi.Labels) error
 	// Has tells whether the store has the series; it is asked when there is no room.
 	Has(project string, ls kemi.Labels) bool
 }
@@ -225,7 +226,7 @@ func (d *decoder) room(host string) (taken bool, err error) {
 	if limit == nil {
 		return false, nil
 	}
-	full := limit.Room(d.space.project)
+	full := limit.Room(d.space.project, d.labels)
 	if full == nil {
 		return true, nil
 	}

@@ -3,6 +3,7 @@ package head
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,8 @@ const (
 	looked = 50_000
 	// topValues is how many values of the label it names.
 	topValues = 3
+	// remembered is about how many series that wait are remembered by their labels.
+	remembered = 4096
 )
 
 // limits is what is known of how many series there are.
@@ -44,6 +47,8 @@ type room struct {
 	pending int64     // places that were taken for others
 	used    time.Time // when one was taken or made last
 	counted time.Time // when series was counted; it is right from then on, but for series that ended
+
+	waiting waiting // of a project
 
 	explainMu sync.Mutex
 	explained time.Time
@@ -72,6 +77,46 @@ func (r *room) fill(series, places int64, now time.Time) {
 	}
 }
 
+// waiting are the series that were let in but are not made yet, every so many of them by its labels: they may be what has exploded.
+type waiting struct {
+	labels []kemi.Labels
+	every  int64
+	n      int64     // how many came since there were none
+	last   time.Time // when one came
+}
+
+// note is told of each series that is let in.
+func (w *waiting) note(ls kemi.Labels, limit uint64, now time.Time, open bool) {
+	if open && now.Sub(w.last) > pendingFor {
+		*w = waiting{}
+	}
+	if w.n == 0 {
+		w.every = max(1, int64(min(limit, math.MaxInt64)/remembered))
+	}
+	w.last = now
+	if w.n++; w.n%w.every == 0 {
+		if len(w.labels) >= 2*remembered { // more than the limit: requests come to nothing
+			w.labels = w.labels[:copy(w.labels, w.labels[remembered:])]
+		}
+		own := make(kemi.Labels, len(ls))
+		for i, l := range ls {
+			own[i] = kemi.Label{Name: strings.Clone(l.Name), Value: strings.Clone(l.Value)}
+		}
+		w.labels = append(w.labels, own)
+	}
+}
+
+// made says that places of them are series now.
+func (w *waiting) made(places int64) {
+	if w.n -= places; w.n <= 0 {
+		*w = waiting{}
+		return
+	}
+	if gone := int64(len(w.labels)) - w.n/w.every; gone > 0 { // those that came first
+		w.labels = w.labels[:copy(w.labels, w.labels[gone:])]
+	}
+}
+
 // of is the room of a project.
 func (l *limits) of(project string) *room {
 	r := l.projects[project]
@@ -86,7 +131,7 @@ func (l *limits) of(project string) *room {
 }
 
 // Room takes a place for one more series of the project, for receivers; see codec.SeriesLimit.
-func (db *DB) Room(project string) error {
+func (db *DB) Room(project string, ls kemi.Labels) error {
 	now, open, perProject := db.now(), db.isOpen(), db.cfg.MaxSeriesPerProject > 0
 	if open {
 		db.recount(project, now)
@@ -102,13 +147,23 @@ func (db *DB) Room(project string) error {
 			limit, whose, key = db.cfg.MaxSeriesPerProject, "of project "+project, "metrics.maxSeriesPerProject"
 		}
 	}
+	var also waiting
+	if ok {
+		least := db.cfg.MaxSeries
+		if perProject {
+			least = min(least, db.cfg.MaxSeriesPerProject)
+		}
+		own.waiting.note(ls, least, now, open)
+	} else {
+		also = waiting{labels: slices.Clone(own.waiting.labels), every: own.waiting.every}
+	}
 	l.mu.Unlock()
 	if ok {
 		return nil
 	}
 	db.m.overLimit.Inc()
 	return kemi.Errorf(kemi.ErrLimited, "the limit of %d active series %s (%s) is reached%s; let senders drop or relabel it, or raise the limit",
-		limit, whose, key, db.explain(own, project, now))
+		limit, whose, key, db.explain(own, project, also, now))
 }
 
 // filled says that the batch of a project has been appended, which made so many series. appendMu is held.
@@ -124,6 +179,7 @@ func (db *DB) filled(project string, made int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.all.fill(series, places, now)
+	l.of(project).waiting.made(places)
 	if db.cfg.MaxSeriesPerProject > 0 {
 		l.of(project).fill(series, places, now)
 	}
@@ -192,46 +248,76 @@ func (db *DB) seriesOf(project string) (all, own int64) {
 }
 
 // explain says what takes the room of a project: ": most of them …", or nothing if that cannot be said.
-func (db *DB) explain(r *room, project string, now time.Time) string {
+func (db *DB) explain(r *room, project string, also waiting, now time.Time) string {
 	r.explainMu.Lock()
 	defer r.explainMu.Unlock()
 	if now.Sub(r.explained) >= explainAgain || r.explained.IsZero() {
 		r.explained = now
 		r.why = ""
 		if db.isOpen() {
-			r.why = db.whatExploded(project)
+			r.why = db.whatExploded(project, also)
 		}
 	}
 	return r.why
 }
 
-// whatExploded names the metric that most series of the project have, and, as far as some of those tell, spread evenly over all, the label with most values
-// among them and its most frequent ones.
-func (db *DB) whatExploded(project string) string {
+// whatExploded names the metric that most series of the project have, those that wait included, and, as far as some of those tell, spread evenly over all, the
+// label with most values among them and its most frequent ones.
+func (db *DB) whatExploded(project string, also waiting) string {
 	db.mu.RLock()
 	sp := db.byName[project]
 	db.mu.RUnlock()
-	if sp == nil {
-		return ""
+	coming := map[string]int64{}
+	for _, ls := range also.labels {
+		coming[ls.Get(kemi.MetricName)] += also.every
 	}
-	metric, ids, all := db.largestMetric(sp)
+	metric, ids, made := db.largestMetric(sp, coming)
+	all := made + coming[metric]
 	if all == 0 {
 		return ""
 	}
 	_, total := db.seriesOf(project)
+	total += int64(len(also.labels)) * also.every
 	out := fmt.Sprintf(": %d of %d series of project %s have the metric %q", all, total, project, metric)
+	byLabel := map[string]map[string]int64{} // how many series have each value
+	add := func(name, value string, n int64) {
+		if byLabel[name] == nil {
+			byLabel[name] = map[string]int64{}
+		}
+		byLabel[name][value] += n
+	}
 	values, seen := db.valuesOf(sp, ids)
+	step := max(1, made/max(1, seen))
+	for name, cs := range values {
+		for _, c := range cs {
+			add(name, c.value, int64(c.n)*step)
+		}
+	}
+	for _, ls := range also.labels {
+		if ls.Get(kemi.MetricName) != metric {
+			continue
+		}
+		seen++
+		for _, l := range ls {
+			if l.Name != kemi.MetricName {
+				add(l.Name, l.Value, also.every)
+			}
+		}
+	}
 	label := ""
-	for name, v := range values {
-		if label == "" || len(v) > len(values[label]) || len(v) == len(values[label]) && name < label {
+	for name, v := range byLabel {
+		if label == "" || len(v) > len(byLabel[label]) || len(v) == len(byLabel[label]) && name < label {
 			label = name
 		}
 	}
 	if label == "" {
 		return out
 	}
-	top := values[label]
-	step, distinct, about := max(1, all/max(1, seen)), int64(len(top)), ""
+	var top []counted
+	for v, n := range byLabel[label] {
+		top = append(top, counted{value: v, n: uint64(n)})
+	}
+	distinct, about := int64(len(top)), ""
 	switch {
 	case seen >= all:
 	case distinct > seen/2: // nearly each series has one of its own, and so have those that were not looked at
@@ -240,43 +326,59 @@ func (db *DB) whatExploded(project string) string {
 		about = "at least "
 	}
 	slices.SortFunc(top, func(a, b counted) int { return cmp.Or(cmp.Compare(b.n, a.n), strings.Compare(a.value, b.value)) })
-	out += fmt.Sprintf(", where label %q has %s%d values, most often ", label, about, distinct)
+	how := "most often"
+	if about == "about " {
+		how = "such as" // which ones the others have that were not looked at is not known
+	}
+	out += fmt.Sprintf(", where label %q has %s%d values, %s ", label, about, distinct, how)
 	for i, c := range top[:min(topValues, len(top))] {
 		if i > 0 {
 			out += ", "
 		}
 		v := c.value
 		if len(v) > 64 {
-			v = v[:64] + "…"
+			v = strings.ToValidUTF8(v[:64], "") + "…"
 		}
-		out += strconv.Quote(v) + " (" + strconv.FormatInt(int64(c.n)*step, 10) + " series)"
+		if out += strconv.Quote(v); how == "most often" {
+			out += " (" + strconv.FormatUint(c.n, 10) + " series)"
+		}
 	}
 	return out
 }
 
-// largestMetric is the metric that most series have, how many those are, and some of them.
-func (db *DB) largestMetric(sp *space) (metric string, ids []uint32, series int64) {
+// largestMetric is the metric that most series have, with those that are coming, how many have it already, and some of these.
+func (db *DB) largestMetric(sp *space, coming map[string]int64) (metric string, ids []uint32, made int64) {
+	most := int64(0)
+	for name, n := range coming {
+		if n > most || n == most && name < metric {
+			metric, most = name, n
+		}
+	}
+	if sp == nil {
+		return metric, nil, 0
+	}
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	n := sp.names[kemi.MetricName]
 	if n == nil {
-		return "", nil, 0
+		return metric, nil, 0
 	}
 	var p *pair
 	for _, i := range n.values {
-		if x := &sp.pairs[i]; p == nil || x.len() > p.len() || x.len() == p.len() && x.value < p.value {
-			p = x
+		x := &sp.pairs[i]
+		if all := int64(x.len()) + coming[x.value]; x.any && (all > most || all == most && (p == nil && x.value <= metric || p != nil && x.value < p.value)) {
+			p, metric, most = x, x.value, all
 		}
 	}
-	if p == nil || !p.any {
-		return "", nil, 0
+	if p == nil {
+		return metric, nil, 0
 	}
 	step := max(1, p.len()/looked)
 	ids = append(ids, p.first)
 	for i := step; i < p.len(); i += step {
 		ids = append(ids, p.more[i-1])
 	}
-	return p.value, ids, int64(p.len())
+	return metric, ids, int64(p.len())
 }
 
 // valuesOf counts the values of each label of some series but the metric, and how many series there were.

@@ -84,6 +84,15 @@ func TestSeriesLimit(t *testing.T) {
 			if r := in.Refused; in.Samples != 10 || r.Samples != 5 || r.LimitedSeries != 5 || r.Series != 0 || len(r.Errors) != 0 || !errors.Is(r.Limited, kemi.ErrLimited) {
 				t.Fatalf("taken %d, refused %+v", in.Samples, r)
 			}
+			exploded := []string{want, `10 of 10 series of project p have the metric "http_requests_total"`, `label "request_id" has 10 values, most often "id-0" (1 series)`}
+			for _, part := range exploded { // although none of the ten was made when that was said
+				if text := in.Refused.Limited.Error(); !strings.Contains(text, part) {
+					t.Errorf("the first request: %q lacks %q", text, part)
+				}
+			}
+			if w := db.limits.of("p").waiting; w.n != 0 || w.labels != nil {
+				t.Errorf("all were made, but %d wait", w.n)
+			}
 			c.now = c.now.Add(time.Minute)
 			// Another table: the ten are known to the store only.
 			table = codec.NewTable(nil, c.Now)
@@ -95,7 +104,7 @@ func TestSeriesLimit(t *testing.T) {
 				t.Fatalf("taken %d, refused %+v", in.Samples, r)
 			}
 			text := in.Refused.Limited.Error()
-			for _, part := range []string{want, `10 of 10 series of project p have the metric "http_requests_total"`, `label "request_id" has 10 values, most often "id-0" (1 series)`} {
+			for _, part := range exploded {
 				if !strings.Contains(text, part) {
 					t.Errorf("%q lacks %q", text, part)
 				}
@@ -131,13 +140,36 @@ func TestSeriesLimit(t *testing.T) {
 
 func ok(err error, not string) bool { return err == nil || !strings.Contains(err.Error(), not) }
 
+// TestWaitingIsBounded: of many series that wait some are remembered, and those that were made first are forgotten first.
+func TestWaitingIsBounded(t *testing.T) {
+	w, now := waiting{}, time.Now()
+	note := func(from, to int) {
+		for i := from; i < to; i++ {
+			w.note(request(i, 0).Labels, 100*remembered, now, true)
+		}
+	}
+	note(0, 1_000_000)
+	if w.n != 1_000_000 || w.every != 100 || len(w.labels) > 2*remembered {
+		t.Fatalf("%d, every %d, %d remembered", w.n, w.every, len(w.labels))
+	}
+	w.made(999_000)
+	if len(w.labels) != 10 || w.labels[9].Get("request_id") != "id-999999" {
+		t.Fatalf("%d remembered, the last %v", len(w.labels), w.labels[len(w.labels)-1])
+	}
+	now = now.Add(2 * pendingFor) // their requests failed
+	note(7, 8)
+	if w.n != 1 || len(w.labels) != 0 {
+		t.Fatalf("%d wait, %d remembered", w.n, len(w.labels))
+	}
+}
+
 // TestLimitWhileLoading: as long as not all is loaded, receivers let in as many as the limit says.
 func TestLimitWhileLoading(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.MaxSeries = 3
 	db, done := loading(t, cfg)
 	for i := range 5 {
-		if err := db.Room("p"); (err == nil) != (i < 3) {
+		if err := db.Room("p", nil); (err == nil) != (i < 3) {
 			t.Errorf("series %d: %v", i, err)
 		}
 	}
@@ -146,7 +178,7 @@ func TestLimitWhileLoading(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.limits.all.used = time.Time{} // the requests that took the places came to nothing, long ago
-	if err := db.Room("p"); err != nil {
+	if err := db.Room("p", nil); err != nil {
 		t.Errorf("all is loaded and empty: %v", err)
 	}
 }
@@ -161,7 +193,7 @@ func BenchmarkRoom(b *testing.B) {
 	}
 	defer db.Close()
 	for b.Loop() {
-		if err := db.Room("p"); err != nil {
+		if err := db.Room("p", nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -66,8 +66,8 @@ func TestTogether(t *testing.T) {
 			t.Error(err)
 		}
 		db.Has("default", kemi.LabelsOf(kemi.MetricName, "m1"))
-		db.whatExploded("default")
-		if err := db.Room("default"); err != nil {
+		db.whatExploded("default", waiting{})
+		if err := db.Room("default", nil); err != nil {
 			t.Error(err)
 		}
 		if _, err := db.Status(t.Context(), reader, 3); err != nil {

@@ -104,7 +104,7 @@ func (s *Store) Status(ctx context.Context, id kemi.Identity, limit int) (any, e
 }
 
 // Room is an error when the live store takes no new series of a project.
-func (s *Store) Room(project string) error { return s.live.Room(project) }
+func (s *Store) Room(project string, ls kemi.Labels) error { return s.live.Room(project, ls) }
 
 // Has tells whether the live store has a series in memory.
 func (s *Store) Has(project string, ls kemi.Labels) bool { return s.live.Has(project, ls) }
