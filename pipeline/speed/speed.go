@@ -53,7 +53,7 @@ type Follower struct {
 	mu       sync.Mutex
 	applied  bus.Positions
 	target   bus.Positions // what there was at the start: until it is applied, answers are incomplete
-	missing  int64         // records that neither the store nor the log had at the start
+	missing  int64         // records that neither the store nor the log had at the start, or when it came to them
 	asOf     kemi.Millis
 	progress chan struct{} // closed and replaced whenever applied grows
 }
@@ -117,6 +117,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 		if b.Skipped > 0 {
 			f.skipped.Add(float64(b.Skipped))
+			f.miss(b.Skipped)
 			f.o.Log.Error("records were deleted before they were read", "topic", f.o.Topic, "partition", b.Partition, "records", b.Skipped)
 		}
 		if err := f.apply(ctx, b); err != nil {
@@ -199,6 +200,13 @@ func (f *Follower) start(store bus.Positions, spans map[int32]bus.Span) (from bu
 	return from
 }
 
+// miss notes that records were deleted before they were read.
+func (f *Follower) miss(n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.missing += n
+}
+
 // liveIfLocked notes that what there was at the start has been applied, if it has.
 func (f *Follower) liveIfLocked() {
 	if !f.live.Load() && f.behindLocked() == 0 {
@@ -250,8 +258,11 @@ func (f *Follower) advance(b bus.Batch) {
 // Freshness says how near the store is to the log, and whether something is missing that is older than what the log keeps.
 func (f *Follower) Freshness() store.Freshness {
 	fresh := f.Replayed()
-	if fresh.Complete && f.missing > 0 { // which does not change any more
-		return store.Freshness{AsOf: fresh.AsOf, Reason: fmt.Sprintf("%d older records of %s are missing: at the start neither the store nor the log had them, unless they had been settled", f.missing, f.o.Topic)}
+	f.mu.Lock()
+	missing := f.missing
+	f.mu.Unlock()
+	if fresh.Complete && missing > 0 {
+		return store.Freshness{AsOf: fresh.AsOf, Reason: fmt.Sprintf("%d older records of %s are missing: at the start neither the store nor the log had them, unless they had been settled", missing, f.o.Topic)}
 	}
 	return fresh
 }
