@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -60,6 +61,8 @@ const (
 type LogBatch struct {
 	records []kemi.LogRecord
 	bytes   int64
+	named   sync.Once // ID and Project are set, by the reader that comes first
+	ours    bool      // nobody else looks at records
 }
 
 // MemoryBytes is about how much memory the batch holds.
@@ -73,11 +76,12 @@ func (b *LogBatch) MemoryBytes() int64 { return b.bytes }
 // Any body and any value of a label comes back as it was; what is not UTF-8 travels as bytes. Names of labels should be UTF-8, and trace and
 // span IDs hexadecimal: other bytes of a name are replaced, other IDs left out.
 func EncodeLogs(project, batch string, records []kemi.LogRecord) bus.Record {
-	return encodeLogs(project, batch, 0, records, sizesOf(records))
+	return encodeLogs(project, batch, 0, records, sizesOf(records), false)
 }
 
 // EncodeLogBatch is EncodeLogs for batches of any size: it makes as many records as are needed to keep each at about 1 MiB. IDs are
-// the same as in one record.
+// the same as in one record. It takes the records over: the caller may not even look at them afterwards, as readers in this process get
+// them themselves, with IDs.
 func EncodeLogBatch(project, batch string, records []kemi.LogRecord) []bus.Record {
 	sizes := sizesOf(records)
 	var out []bus.Record
@@ -87,7 +91,7 @@ func EncodeLogBatch(project, batch string, records []kemi.LogRecord) []bus.Recor
 			n += sizes[to]
 			to++
 		}
-		out = append(out, encodeLogs(project, batch, from, records[from:to], sizes[from:to]))
+		out = append(out, encodeLogs(project, batch, from, records[from:to:to], sizes[from:to], true))
 		from = to
 	}
 	return out
@@ -144,7 +148,7 @@ func appendGroups(b []byte, groups []streamGroup, records []kemi.LogRecord, size
 	return b
 }
 
-func encodeLogs(project, batch string, first int, records []kemi.LogRecord, sizes []int) bus.Record {
+func encodeLogs(project, batch string, first int, records []kemi.LogRecord, sizes []int, ours bool) bus.Record {
 	groups, total := groupsOf(records, sizes)
 	p := packers.Get().(*packer)
 	value, packed := p.pack(appendGroups(p.room(total)[:0], groups, records, sizes))
@@ -162,7 +166,7 @@ func encodeLogs(project, batch string, first int, records []kemi.LogRecord, size
 		r.Headers = append(r.Headers, bus.Header{Name: HeaderFirst, Value: strconv.Itoa(first)})
 	}
 	if asDecoded(groups, records) {
-		r.Local = &LogBatch{records: records, bytes: memoryOf(groups, records) + int64(len(project))}
+		r.Local = &LogBatch{records: records, bytes: memoryOf(groups, records) + int64(len(project)), ours: ours}
 	}
 	return r
 }

@@ -12,48 +12,55 @@ import (
 )
 
 // DecodeLogs reads a record of topic logs. IDs are <batch>~<index> if the record has the header batch, else
-// <partition>-<offset>-<index>; as text they sort in the order of the log (of the batch). The result is the caller's, but labels are shared:
-// between records of one stream, and between readers.
-func DecodeLogs(r *bus.Record) ([]kemi.LogRecord, error) { return AppendLogs(nil, r) }
-
-// AppendLogs is DecodeLogs that appends to records.
-func AppendLogs(records []kemi.LogRecord, r *bus.Record) ([]kemi.LogRecord, error) {
-	project, batch, first := r.Header(HeaderProject), r.Header(HeaderBatch), 0
+// <partition>-<offset>-<index>; as text they sort in the order of the log (of the batch). The result may be shared with other readers in this
+// process: nobody may change it.
+func DecodeLogs(r *bus.Record) ([]kemi.LogRecord, error) {
+	first := 0
 	if s := r.Header(HeaderFirst); s != "" {
 		var err error
 		if first, err = strconv.Atoi(s); err != nil || first < 0 {
-			return records, kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: header first %q: must be the number of a record", r.Partition, r.Offset, s)
+			return nil, kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: header first %q: must be the number of a record", r.Partition, r.Offset, s)
 		}
 	}
-	begin := len(records)
-	if l, ok := r.Local.(*LogBatch); ok {
-		records = append(records, l.records...)
+	l, ok := r.Local.(*LogBatch)
+	if ok && l.ours {
+		l.named.Do(func() { nameLogs(l.records, r, first) })
+		return l.records, nil
+	}
+	var records []kemi.LogRecord
+	if ok {
+		records = slices.Clone(l.records)
 	} else {
 		s, err := logsText(r)
 		if err == nil {
-			records, err = appendOTLPLogs(records, s)
+			records, err = DecodeOTLPLogsText(s)
 		}
 		if err != nil {
-			return records[:begin], kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: %w", r.Partition, r.Offset, err)
+			return nil, kemi.Errorf(kemi.ErrInvalid, "logs at %d/%d: %w", r.Partition, r.Offset, err)
 		}
 	}
-	added := records[begin:]
+	nameLogs(records, r, first)
+	return records, nil
+}
+
+// nameLogs sets the project and IDs of the log records of r.
+func nameLogs(records []kemi.LogRecord, r *bus.Record, first int) {
+	project, batch := r.Header(HeaderProject), r.Header(HeaderBatch)
 	prefix := []byte(batch + "~")
 	if batch == "" {
 		prefix = append(appendHex(strconv.AppendInt(nil, int64(r.Partition), 10), '-', r.Offset, 11), '-')
 	}
 	// All IDs are cut from one string. Only the last ones may be longer than the rest.
-	all := make([]byte, 0, len(added)*(len(prefix)+5)+16)
-	for i := range added {
+	all := make([]byte, 0, len(records)*(len(prefix)+5)+16)
+	for i := range records {
 		all = appendHex(append(all, prefix...), 0, int64(first+i), 5)
 	}
 	ids := text(all) // nobody writes to it any more
-	for i := range added {
+	for i := range records {
 		n := len(prefix) + max(5, (bits.Len64(uint64(first+i))+3)/4)
-		added[i].ID, added[i].Project = ids[:n], project
+		records[i].ID, records[i].Project = ids[:n], project
 		ids = ids[n:]
 	}
-	return records, nil
 }
 
 // logsText is the value of a record, unpacked: a string that is its own.
@@ -87,15 +94,13 @@ func appendHex(b []byte, sep byte, n int64, width int) []byte {
 func DecodeOTLPLogs(body []byte) ([]kemi.LogRecord, error) { return DecodeOTLPLogsText(string(body)) }
 
 // DecodeOTLPLogsText is DecodeOTLPLogs of a text of which the records' texts are parts.
-func DecodeOTLPLogsText(body string) ([]kemi.LogRecord, error) { return appendOTLPLogs(nil, body) }
-
-func appendOTLPLogs(records []kemi.LogRecord, s string) ([]kemi.LogRecord, error) {
-	n, err := countRecords(s)
+func DecodeOTLPLogsText(body string) ([]kemi.LogRecord, error) {
+	n, err := countRecords(body)
 	if err != nil {
-		return records, err
+		return nil, err
 	}
-	d := logsDecoder{records: slices.Grow(records, n)}
-	err = eachField(s, func(f wireField) error {
+	d := logsDecoder{records: make([]kemi.LogRecord, 0, n)}
+	err = eachField(body, func(f wireField) error {
 		if f.number == requestResourceLogs && f.kind == wireBytes {
 			return d.resourceLogs(f.bytes)
 		}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -146,20 +147,37 @@ func TestLogsPacked(t *testing.T) {
 	}
 }
 
-// TestAppendLogs: records of several records of the bus go into one slice, and one that cannot be read adds nothing.
-func TestAppendLogs(t *testing.T) {
-	one, two := codec.EncodeLogs("p", "", sample()), codec.EncodeLogs("q", "b", sample()[:2])
-	two.Offset = 1
-	broken := bus.Record{Value: append(codec.EncodeOTLPLogs(sample()[:2]), 0xff), Offset: 2}
-	var got []kemi.LogRecord
-	for _, r := range []*bus.Record{&one, &broken, onDisk(two)} {
-		var err error
-		if got, err = codec.AppendLogs(got, r); (err != nil) != (r == &broken) {
-			t.Fatal(err)
-		}
+// TestLogsShared: readers in this process get the records of a batch themselves, each with its ID, whoever comes first.
+func TestLogsShared(t *testing.T) {
+	want := sample()
+	recs := codec.EncodeLogBatch("p", "", sample())
+	if len(recs) != 3 { // the long one stands alone
+		t.Fatalf("%d records", len(recs))
 	}
-	if want := append(decode(t, &one), decode(t, &two)...); !reflect.DeepEqual(got, want) {
-		t.Fatalf("got %+v, want %+v", got, want)
+	n := 0
+	for i := range recs {
+		recs[i].Partition, recs[i].Offset = 1, int64(10+i)
+		got := make([][]kemi.LogRecord, 4)
+		var readers sync.WaitGroup
+		for k := range got {
+			readers.Go(func() { got[k], _ = codec.DecodeLogs(&recs[i]) })
+		}
+		readers.Wait()
+		disk := decode(t, onDisk(recs[i]))
+		for _, g := range got {
+			if !reflect.DeepEqual(bare(g), bare(want[n:n+len(g)])) || &g[0] != &got[0][0] || cap(g) > len(g) {
+				t.Fatalf("record %d: got %+v", i, g)
+			}
+			for k := range g {
+				if g[k].ID != disk[k].ID || g[k].Project != "p" {
+					t.Errorf("record %d: ID %s of %s, want %s", i, g[k].ID, g[k].Project, disk[k].ID)
+				}
+			}
+		}
+		n += len(disk)
+	}
+	if n != len(want) {
+		t.Errorf("%d records, want %d", n, len(want))
 	}
 }
 

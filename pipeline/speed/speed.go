@@ -343,16 +343,42 @@ func Series(table *codec.Table, s store.SeriesStore, log *slog.Logger) Apply {
 	}
 }
 
+// indexAlone is how many log records are worth a call of their own: fewer are copied together.
+const indexAlone = 256
+
 // Logs is the Apply of a log store.
 func Logs(s store.LogStore, log *slog.Logger) Apply {
 	return func(ctx context.Context, b bus.Batch) error {
 		var all []kemi.LogRecord
+		next := b.Records[0].Offset // what comes before it is in the store
+		index := func(records []kemi.LogRecord, to int64) error {
+			next = to
+			return s.Index(ctx, records, store.Position{Partition: b.Partition, Next: to})
+		}
 		for i := range b.Records {
-			var err error
-			if all, err = codec.AppendLogs(all, &b.Records[i]); err != nil {
-				log.Error("record left out", "topic", bus.Logs, "partition", b.Partition, "offset", b.Records[i].Offset, "err", err)
+			r := &b.Records[i]
+			records, err := codec.DecodeLogs(r)
+			if err != nil {
+				log.Error("record left out", "topic", bus.Logs, "partition", b.Partition, "offset", r.Offset, "err", err)
+				continue
+			}
+			if len(records) < indexAlone {
+				all = append(all, records...)
+				continue
+			}
+			if len(all) > 0 {
+				if err := index(all, r.Offset); err != nil {
+					return err
+				}
+				all = nil // the store has it
+			}
+			if err := index(records, r.Offset+1); err != nil {
+				return err
 			}
 		}
-		return s.Index(ctx, all, store.Position{Partition: b.Partition, Next: b.Next()})
+		if next < b.Next() {
+			return index(all, b.Next())
+		}
+		return nil
 	}
 }
