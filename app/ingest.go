@@ -18,6 +18,7 @@ import (
 	"kemi/collectors/promtext"
 	"kemi/collectors/push"
 	"kemi/collectors/statsd"
+	"kemi/collectors/syslog"
 )
 
 // IngestConfig is what comes in: the limits that hold for all of it, and a block for each protocol that has more to say.
@@ -26,15 +27,17 @@ type IngestConfig struct {
 
 	Influx influx.Config `yaml:"influx"`
 	OTLP   otlp.Config   `yaml:"otlp"`
-	// Telnet (OpenTSDB's), Graphite and StatsD have listeners of their own, which are off unless they are given an address.
+	// These have listeners of their own, which are off unless they are given an address.
 	Telnet   listen.Config `yaml:"telnet"`
 	Graphite listen.Config `yaml:"graphite"`
 	StatsD   statsd.Config `yaml:"statsd"`
+	Syslog   syslog.Config `yaml:"syslog"`
 }
 
 func defaultIngestConfig() IngestConfig {
 	return IngestConfig{
 		Config: push.DefaultConfig(), Influx: influx.DefaultConfig(), OTLP: otlp.DefaultConfig(), Telnet: listen.DefaultConfig(), Graphite: listen.DefaultConfig(), StatsD: statsd.DefaultConfig(),
+		Syslog: syslog.DefaultConfig(),
 	}
 }
 
@@ -46,6 +49,7 @@ func (c IngestConfig) Validate() error {
 		err  error
 	}{
 		{"", c.Config.Validate()}, {"influx: ", c.Influx.Validate()}, {"", c.OTLP.Validate()}, {"telnet: ", c.Telnet.Validate()}, {"graphite: ", c.Graphite.Validate()}, {"", c.StatsD.Validate()},
+		{"", c.Syslog.Validate()},
 	} {
 		if part.err != nil {
 			errs = append(errs, fmt.Errorf("%s%w", part.name, part.err))
@@ -105,6 +109,15 @@ func (a *App) receivers(ctx context.Context, in *push.Push, auth listen.Authenti
 		a.onStop("statsd", s.Close)
 		a.loop("statsd", s.Run)
 		a.listening("statsd", s.Addrs())
+	}
+	if cfg.Syslog.On() {
+		l, err := syslog.New(ctx, cfg.Syslog, syslog.Options{In: in, Auth: auth, Metrics: metrics, Registerer: reg, Log: part("syslog"), Now: a.now})
+		if err != nil {
+			return nil, err
+		}
+		a.onStop("syslog", l.Close)
+		a.loop("syslog", l.Run)
+		a.listening("syslog", l.Addrs())
 	}
 	return routes, nil
 }

@@ -154,6 +154,20 @@ func (h *House) Records(topic string) []bus.Record {
 	return out
 }
 
+// Logs are the log records that the log has.
+func (h *House) Logs() []kemi.LogRecord {
+	h.Helper()
+	var out []kemi.LogRecord
+	for _, r := range h.Records(bus.Logs) {
+		records, err := codec.DecodeLogs(&r)
+		if err != nil {
+			h.Fatal(err)
+		}
+		out = append(out, records...)
+	}
+	return out
+}
+
 // Samples are all samples that the log has, as text, sorted: `name{label="value"} value @ms`, and ` start=ms` where one is known.
 func (h *House) Samples() []string {
 	h.Helper()

@@ -18,8 +18,8 @@ import (
 
 // Config is what can be set about the listeners of a protocol.
 type Config struct {
-	// Listen is where it listens: "host:port" or "tcp://host:port", "udp://host:port", "unix:/path" (stream), "unixgram:/path". One address or a
-	// list; none: off.
+	// Listen is where it listens: "host:port" or "tcp://host:port", "tls://host:port", "udp://host:port", "unix:/path" (stream), "unixgram:/path". One
+	// address or a list; none: off. If tls is configured and no address says tls://, those of TCP are meant.
 	Listen Addresses `yaml:"listen"`
 	// TokenFile holds the token whose records everything is that comes in. It is read again while running.
 	TokenFile string `yaml:"tokenFile"`
@@ -71,21 +71,27 @@ func DefaultConfig() Config {
 func (c Config) On() bool { return len(c.Listen) > 0 }
 
 // address is an address taken apart.
-type address struct{ network, at string }
+type address struct {
+	network, at string
+	tls         bool
+}
 
 func (a address) datagrams() bool { return a.network == "udp" || a.network == "unixgram" }
 func (a address) unix() bool      { return strings.HasPrefix(a.network, "unix") }
 
 func parseAddress(s string) (address, error) {
-	a := address{"tcp", s}
+	a := address{network: "tcp", at: s}
 	for _, network := range []string{"tcp", "udp"} {
 		if rest, ok := strings.CutPrefix(s, network+"://"); ok {
-			a = address{network, rest}
+			a = address{network: network, at: rest}
 		}
+	}
+	if rest, ok := strings.CutPrefix(s, "tls://"); ok {
+		a = address{network: "tcp", at: rest, tls: true}
 	}
 	for _, network := range []string{"unix", "unixgram"} {
 		if rest, ok := strings.CutPrefix(s, network+":"); ok {
-			a = address{network, strings.TrimPrefix(rest, "//")}
+			a = address{network: network, at: strings.TrimPrefix(rest, "//")}
 			if a.at == "" {
 				return a, kemi.Errorf(kemi.ErrInvalid, "listen: %q: needs a path", s)
 			}
@@ -93,9 +99,22 @@ func parseAddress(s string) (address, error) {
 		}
 	}
 	if _, _, err := net.SplitHostPort(a.at); err != nil {
-		return a, kemi.Errorf(kemi.ErrInvalid, "listen: %q: must be host:port, tcp://host:port, udp://host:port, unix:/path or unixgram:/path", s)
+		return a, kemi.Errorf(kemi.ErrInvalid, "listen: %q: must be host:port, tcp://host:port, tls://host:port, udp://host:port, unix:/path or unixgram:/path", s)
 	}
 	return a, nil
+}
+
+// secure tells whether connections to a are TLS.
+func (c Config) secure(a address) bool {
+	if c.TLS.Cert == "" || a.network != "tcp" {
+		return false
+	}
+	for _, s := range c.Listen {
+		if strings.HasPrefix(s, "tls://") {
+			return a.tls
+		}
+	}
+	return true
 }
 
 // local tells whether only this machine can reach it.
@@ -118,7 +137,10 @@ func (c Config) Validate() error {
 			errs = append(errs, err)
 			continue
 		}
-		if !a.local() && len(c.Allow) == 0 && (c.TLS.ClientCA == "" || a.datagrams()) {
+		if a.tls && c.TLS.Cert == "" {
+			bad("listen: %q: needs a certificate in tls.cert and tls.key", s)
+		}
+		if !a.local() && len(c.Allow) == 0 && (c.TLS.ClientCA == "" || !c.secure(a)) {
 			bad("listen: %q can be reached by others than this machine: name the networks of the senders in allow, or ask for client certificates in tls.clientCA", s)
 		}
 	}

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -24,7 +25,8 @@ type Authenticator interface {
 	Authenticate(r *http.Request) (kemi.Identity, error)
 }
 
-// Session takes the lines of a connection, or of all datagrams of a socket, in order; it is called by one goroutine.
+// Session takes the lines of a connection, or of all datagrams of a socket, in order; it is called by one goroutine. One that is a Framing, too, says
+// itself what the frames of a connection are that Line takes.
 type Session interface {
 	// Line takes a line without its end; the bytes are used again. What it returns is sent to the sender, unless it comes in datagrams. end ends
 	// the connection.
@@ -36,13 +38,24 @@ type Session interface {
 	Flush(ctx context.Context)
 }
 
-// Options are what listeners work with. All are needed.
+// Packets is a Session that takes datagrams as they are, and not line by line.
+type Packets interface {
+	Session
+	// Packet takes a datagram; the bytes are used again. from is nil for senders without an address.
+	Packet(from net.Addr, b []byte)
+}
+
+// Options are what listeners work with. All but those that say otherwise are needed.
 type Options struct {
 	Name string // of the protocol, in messages and metrics
 	Auth Authenticator
 	// Open begins a session of the listener; peer is the address of the sender, or "" for datagrams.
 	Open func(l *Listener, peer string) Session
-	Log  *slog.Logger
+	// Serve, if it is given, serves connections in place of sessions, until ctx or the connection ends. The listener closes c.
+	Serve func(ctx context.Context, l *Listener, c net.Conn)
+	// Needs is what the token must be allowed; 0 = MetricsWrite.
+	Needs kemi.Permission
+	Log   *slog.Logger
 	// Metrics are shared by the listeners of all protocols.
 	Metrics *Metrics
 }
@@ -51,6 +64,7 @@ type Options struct {
 type Metrics struct {
 	open    *prometheus.GaugeVec   // protocol
 	refused *prometheus.CounterVec // protocol, reason
+	dropped *prometheus.CounterVec // protocol
 }
 
 // NewMetrics registers them.
@@ -59,7 +73,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		open:    prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kemi_collectors_listen_connections", Help: "Connections of protocols without requests."}, []string{"protocol"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kemi_collectors_listen_refused_total", Help: "Connections, datagrams and lines that were refused: address, limit, identity, long."}, []string{"protocol", "reason"}),
 	}
-	reg.MustRegister(m.open, m.refused)
+	m.dropped = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kemi_collectors_listen_dropped_datagrams_total", Help: "Datagrams that the system dropped because they were not read in time; counted with the next one that is read.",
+	}, []string{"protocol"})
+	reg.MustRegister(m.open, m.refused, m.dropped)
 	return m
 }
 
@@ -126,13 +143,14 @@ func (l *Listener) bind(ctx context.Context, a address) error {
 		l.grams = append(l.grams, c)
 		if u, ok := c.(*net.UDPConn); ok {
 			_ = u.SetReadBuffer(8 << 20) // as much of it as the system allows
+			tellDrops(u)
 		}
 	} else {
 		n, err := lc.Listen(ctx, a.network, a.at)
 		if err != nil {
 			return err
 		}
-		if l.tls != nil && !a.unix() {
+		if l.tls != nil && l.cfg.secure(a) {
 			n = tls.NewListener(n, l.tls)
 		}
 		l.nets = append(l.nets, n)
@@ -218,8 +236,8 @@ func (l *Listener) ask() (kemi.Identity, error) {
 		r.Header.Set("X-Kemi-Project", l.cfg.Project)
 	}
 	id, err := l.o.Auth.Authenticate(r)
-	if err == nil && !id.Can(kemi.MetricsWrite) {
-		err = kemi.Errorf(kemi.ErrDenied, "%s lacks the permission %s", id.Subject, kemi.MetricsWrite)
+	if needs := cmp.Or(l.o.Needs, kemi.MetricsWrite); err == nil && !id.Can(needs) {
+		err = kemi.Errorf(kemi.ErrDenied, "%s lacks the permission %s", id.Subject, needs)
 	}
 	return id, err
 }
@@ -314,7 +332,16 @@ func (l *Listener) accept(ctx context.Context, n net.Listener, wg *sync.WaitGrou
 		}
 		wg.Go(func() {
 			defer func() { <-l.slots }()
-			l.serve(ctx, c)
+			open := l.o.Metrics.open.WithLabelValues(l.o.Name)
+			open.Inc()
+			defer open.Dec()
+			defer c.Close()
+			defer l.recovered()
+			if l.o.Serve != nil {
+				l.o.Serve(ctx, l, c)
+			} else {
+				l.serve(ctx, c)
+			}
 		})
 	}
 }

@@ -36,17 +36,15 @@ func (p *since) deadline(s Session, idle time.Time) time.Time {
 
 // serve reads a connection to its end.
 func (l *Listener) serve(ctx context.Context, c net.Conn) {
-	open := l.o.Metrics.open.WithLabelValues(l.o.Name)
-	open.Inc()
-	defer open.Dec()
-	defer l.recovered()
-	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now()) })
 	defer stop()
 	s := l.o.Open(l, c.RemoteAddr().String())
 	defer l.last(ctx, s)
+	cut, ok := s.(Framing)
+	if !ok {
+		cut = &lines{}
+	}
 	buf := make([]byte, 0, 16<<10)
-	skipping := false // the rest of a line that was too long
 	var replies []byte
 	var pending since
 	for heard := time.Now(); ; {
@@ -64,29 +62,25 @@ func (l *Listener) serve(ctx context.Context, c net.Conn) {
 		buf = buf[:len(buf)+n]
 		rest, end := buf, false
 		for !end {
-			i := bytes.IndexByte(rest, '\n')
-			if i < 0 {
-				break
-			}
-			if skipping {
-				skipping = false
-			} else {
-				var reply string
-				reply, end = s.Line(bytes.TrimSuffix(rest[:i], []byte("\r")))
-				replies = append(replies, reply...)
-				if s.Full() {
-					s.Flush(ctx)
-				}
-			}
-			rest = rest[i+1:]
-		}
-		buf = buf[:copy(buf, rest)]
-		if len(buf) > l.cfg.MaxLineBytes {
-			if !skipping {
+			f := cut.Next(rest, len(rest) > l.cfg.MaxLineBytes)
+			rest = rest[f.Taken:]
+			if f.Long {
 				l.refuse("long")
 			}
-			buf, skipping = buf[:0], true
+			if !f.Whole {
+				if f.Taken == 0 {
+					break
+				}
+				continue
+			}
+			var reply string
+			reply, end = s.Line(f.Bytes)
+			replies = append(replies, reply...)
+			if s.Full() {
+				s.Flush(ctx)
+			}
 		}
+		buf = buf[:copy(buf, rest)]
 		if len(replies) > 0 {
 			_ = c.SetWriteDeadline(time.Now().Add(replyTimeout))
 			if _, err := c.Write(replies); err != nil {
@@ -105,9 +99,9 @@ func (l *Listener) serve(ctx context.Context, c net.Conn) {
 			}
 			s.Flush(ctx)
 		default:
-			// The end: a last line may lack its line break.
-			if len(buf) > 0 && !skipping && !errors.Is(err, os.ErrDeadlineExceeded) {
-				s.Line(bytes.TrimSuffix(buf, []byte("\r")))
+			// The end: a last frame may lack its end.
+			if b := cut.Last(buf); len(b) > 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+				s.Line(b)
 			}
 			return
 		}
@@ -134,15 +128,18 @@ func (l *Listener) recovered() {
 	}
 }
 
-// receive reads the datagrams of a socket. A datagram has whole lines.
+// receive reads the datagrams of a socket. A datagram has whole lines, or is one message for sessions that take it so.
 func (l *Listener) receive(ctx context.Context, c net.PacketConn) error {
 	s := l.o.Open(l, "")
 	defer l.last(ctx, s)
-	buf := make([]byte, 64<<10)
+	read := l.reader(c)
 	var pending since
 	for {
+		if s.Full() {
+			s.Flush(ctx)
+		}
 		_ = c.SetReadDeadline(pending.deadline(s, time.Time{}))
-		n, from, err := c.ReadFrom(buf)
+		b, from, err := read()
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -161,12 +158,16 @@ func (l *Listener) receive(ctx context.Context, c net.PacketConn) error {
 			l.refuse("identity")
 			continue
 		}
-		l.datagram(ctx, s, buf[:n])
+		l.datagram(ctx, s, from, b)
 	}
 }
 
-func (l *Listener) datagram(ctx context.Context, s Session, b []byte) {
+func (l *Listener) datagram(ctx context.Context, s Session, from net.Addr, b []byte) {
 	defer l.recovered()
+	if p, ok := s.(Packets); ok {
+		p.Packet(from, b)
+		return
+	}
 	for len(b) > 0 {
 		line, rest, _ := bytes.Cut(b, []byte("\n"))
 		b = rest
