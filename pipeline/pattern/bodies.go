@@ -9,7 +9,7 @@ func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
 	out := newRowSet(x.directory.rows)
 	yes := make([]bool, len(x.templates))
 	some := false
-	rare := l.inSlots(x)
+	rare, beside := l.inSlots(x), l.besideSlots(x)
 	for t := range x.templates {
 		switch j := l.of(x.templates[t].Template); j.state {
 		case judgedYes:
@@ -19,7 +19,7 @@ func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
 				return nil, err
 			}
 		case judgedRows:
-			if x.templates[t].line && !rare {
+			if x.templates[t].line && !rare || x.templates[t].whole && !x.templates[t].line && !beside {
 				continue
 			}
 			if err := l.byRows(x, t, j, within, out); err != nil {
@@ -46,6 +46,16 @@ func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
 func (l *leaf) inSlots(x *reading) bool {
 	for _, w := range l.needs {
 		if !x.b.filters.slotsMayHave(w) {
+			return false
+		}
+	}
+	return true
+}
+
+// besideSlots tells whether lines of templates in which words have no clear end may meet the condition: the filter has all terms of such lines as if they were in the directory.
+func (l *leaf) besideSlots(x *reading) bool {
+	for _, w := range l.needs {
+		if !x.b.filters.pageMayHave(w, directoryPage) {
 			return false
 		}
 	}

@@ -251,13 +251,16 @@ func (d *directory) readTemplates(r *byteReader, next *places, all *Templates) e
 // reading is one use of a block: what it has unpacked so far. It is for one goroutine.
 type reading struct {
 	*directory
-	b       *Block
-	pages   map[uint32][]byte
-	buffers []*[]byte
+	b          *Block
+	pages      map[uint32][]byte
+	buffers    []*[]byte
+	numbersOut []*[]uint32
+	atBuffer   *[]kemi.Nanos
 
 	at        []kemi.Nanos
 	tmpl      []uint32
 	sev       []kemi.Severity
+	someRows  map[int][]uint32
 	byTmpl    []uint32 // rows, those of one template one after another
 	starts    []int    // where those of each template begin
 	schemaOf  []uint32
@@ -282,7 +285,27 @@ func (x *reading) close() {
 	for _, b := range x.buffers {
 		pageBuffers.Put(b)
 	}
-	x.buffers, x.pages, x.cols, x.sev = nil, nil, nil, nil
+	for _, b := range x.numbersOut {
+		numberBuffers.Put(b)
+	}
+	if x.atBuffer != nil {
+		timeBuffers.Put(x.atBuffer)
+	}
+	*x = reading{directory: x.directory, b: x.b}
+}
+
+// numberBuffers and timeBuffers are what readings have used for numbers and times of rows.
+var (
+	numberBuffers = sync.Pool{New: func() any { return new([]uint32) }}
+	timeBuffers   = sync.Pool{New: func() any { return new([]kemi.Nanos) }}
+)
+
+// uint32s are n numbers, of any value, that live as long as the reading.
+func (x *reading) uint32s(n int) []uint32 {
+	b := numberBuffers.Get().(*[]uint32)
+	*b = slices.Grow((*b)[:0], n)[:n]
+	x.numbersOut = append(x.numbersOut, b)
+	return *b
 }
 
 func (x *reading) page(num uint32) ([]byte, error) {
@@ -354,7 +377,10 @@ func (x *reading) times() ([]kemi.Nanos, error) {
 			return nil, err
 		}
 	}
-	out := make([]kemi.Nanos, x.directory.rows)
+	buf := timeBuffers.Get().(*[]kemi.Nanos)
+	x.atBuffer = buf
+	*buf = slices.Grow((*buf)[:0], x.directory.rows)[:x.directory.rows]
+	out := *buf
 	row, k := 0, 0
 	base, unit := uint64(c.base), x.unit
 	for s, end := range x.ends {
@@ -425,22 +451,39 @@ func (x *reading) templateOf() ([]uint32, error) {
 		return x.tmpl, nil
 	}
 	c, n, limit := x.template, x.directory.rows, uint32(len(x.templates))
-	out := make([]uint32, n)
-	if c.width > 0 {
+	out := x.uint32s(n)
+	switch c.width {
+	case 0:
+		clear(out)
+	case 1, 2:
 		b, err := x.plane(c, n)
 		if err != nil {
 			return nil, err
 		}
-		for w := range int(c.width) {
-			for i, v := range b[w*n : w*n+n] {
-				out[i] |= uint32(v) << (8 * w)
+		for i, v := range b[:n] {
+			out[i] = uint32(v)
+		}
+		if c.width == 2 {
+			for i, v := range b[n : 2*n] {
+				out[i] |= uint32(v) << 8
 			}
 		}
-	}
-	for i := range out {
-		if out[i] += uint32(c.base); out[i] >= limit {
-			return nil, damaged("a record is of template %d of %d", out[i], limit)
+	default:
+		ns, err := x.numbers(rowColumn{width: c.width, page: c.page, at: c.at}, n)
+		if err != nil {
+			return nil, err
 		}
+		for i, v := range ns {
+			out[i] = uint32(v)
+		}
+	}
+	top := uint32(0)
+	for i := range out {
+		out[i] += uint32(c.base)
+		top = max(top, out[i])
+	}
+	if top >= limit {
+		return nil, damaged("a record is of template %d of %d", top, limit)
 	}
 	x.tmpl = out
 	return out, nil
@@ -457,26 +500,49 @@ func small(ns []uint64, limit int) ([]uint32, error) {
 	return out, nil
 }
 
+// fewTemplatesAsked is of how many templates the rows are looked for one by one, before all are sorted by template.
+const fewTemplatesAsked = 6
+
 // rowsOf are the rows of a template, ascending.
 func (x *reading) rowsOf(t int) ([]uint32, error) {
-	if x.byTmpl == nil {
-		of, err := x.templateOf()
-		if err != nil {
-			return nil, err
+	if rows, ok := x.someRows[t]; ok {
+		return rows, nil
+	}
+	of, err := x.templateOf()
+	if err != nil {
+		return nil, err
+	}
+	if x.byTmpl == nil && len(x.someRows) < fewTemplatesAsked {
+		rows := make([]uint32, 0, x.templates[t].rows)
+		for r, n := range of {
+			if n == uint32(t) {
+				rows = append(rows, uint32(r))
+			}
 		}
+		if len(rows) != x.templates[t].rows {
+			return nil, damaged("template %d has %d records and should have %d", t, len(rows), x.templates[t].rows)
+		}
+		if x.someRows == nil {
+			x.someRows = map[int][]uint32{}
+		}
+		x.someRows[t] = rows
+		return rows, nil
+	}
+	if x.byTmpl == nil {
 		x.starts = make([]int, len(x.templates)+1)
 		for i := range x.templates {
 			x.starts[i+1] = x.starts[i] + x.templates[i].rows
 		}
 		next := slices.Clone(x.starts)
-		x.byTmpl = make([]uint32, x.rows)
+		byTmpl := x.uint32s(x.directory.rows)
 		for r, n := range of {
 			if next[n] >= x.starts[n+1] {
 				return nil, damaged("template %d has more records than it says", n)
 			}
-			x.byTmpl[next[n]] = uint32(r)
+			byTmpl[next[n]] = uint32(r)
 			next[n]++
 		}
+		x.byTmpl = byTmpl
 	}
 	return x.byTmpl[x.starts[t]:x.starts[t+1]], nil
 }
@@ -546,19 +612,46 @@ func (x *reading) allIDs() ([]string, error) {
 	if x.idOf != nil {
 		return x.idOf, nil
 	}
-	out := make([]string, x.rows)
-	if c := x.ids.plain; c != nil {
-		d, err := x.column(c, x.rows)
-		if err != nil {
-			return nil, err
-		}
-		var buf []byte
-		for i := range out {
-			buf = d.append(buf[:0], i)
-			out[i] = string(buf)
-		}
+	out := make([]string, x.directory.rows)
+	err := x.eachID(nil, func(row int, id []byte) { out[row] = string(id) })
+	if err == nil {
 		x.idOf = out
-		return out, nil
+	}
+	return out, err
+}
+
+// idsOf are the IDs of rows, which ascend.
+func (x *reading) idsOf(rows []int) ([]string, error) {
+	want := newRowSet(x.directory.rows)
+	for _, r := range rows {
+		want.add(uint32(r))
+	}
+	of := make(map[int]string, len(rows))
+	if err := x.eachID(want, func(row int, id []byte) { of[row] = string(id) }); err != nil {
+		return nil, err
+	}
+	out := make([]string, len(rows))
+	for i, r := range rows {
+		out[i] = of[r]
+	}
+	return out, nil
+}
+
+// eachID calls f with the IDs of the rows of a set, nil being all.
+func (x *reading) eachID(want rowSet, f func(row int, id []byte)) error {
+	var buf []byte
+	if c := x.ids.plain; c != nil {
+		d, err := x.column(c, x.directory.rows)
+		if err != nil {
+			return err
+		}
+		for i := range x.directory.rows {
+			if want == nil || want.has(uint32(i)) {
+				buf = d.append(buf[:0], i)
+				f(i, buf)
+			}
+		}
+		return nil
 	}
 	next := make([]int, len(x.streams)) // the row of each stream that came next
 	for s := range next {
@@ -567,32 +660,30 @@ func (x *reading) allIDs() ([]string, error) {
 		}
 	}
 	run, used := 0, 0
-	all := make([]byte, 0, 24*x.rows)
-	ends := make([]int, x.rows)
-	rows := make([]int, 0, x.rows)
 	for _, s := range x.ids.order {
-		for range s.count {
+		first := next[s.stream]
+		if next[s.stream] += s.count; next[s.stream] > x.ends[s.stream] {
+			return damaged("stream %d has more IDs than records", s.stream)
+		}
+		wanted := want == nil || want.lenIn(first, first+s.count) > 0
+		for row, left := first, s.count; left > 0; {
 			for used == x.ids.runs[run].count {
 				run, used = run+1, 0
 			}
-			row := next[s.stream]
-			if row >= x.ends[s.stream] {
-				return nil, damaged("stream %d has more IDs than records", s.stream)
+			r := &x.ids.runs[run]
+			n := min(left, r.count-used)
+			if wanted {
+				for k := range n {
+					if want == nil || want.has(uint32(row+k)) {
+						buf = appendID(buf[:0], x.ids.prefixes[r.prefix], r.first+uint64(used+k))
+						f(row+k, buf)
+					}
+				}
 			}
-			next[s.stream]++
-			all = appendID(all, x.ids.prefixes[x.ids.runs[run].prefix], x.ids.runs[run].first+uint64(used))
-			used++
-			ends[len(rows)] = len(all)
-			rows = append(rows, row)
+			used, row, left = used+n, row+n, left-n
 		}
 	}
-	text, from := view(all), 0
-	for k, row := range rows {
-		out[row] = text[from:ends[k]]
-		from = ends[k]
-	}
-	x.idOf = out
-	return out, nil
+	return nil
 }
 
 // IDs are the IDs of all records, by row.

@@ -456,7 +456,10 @@ func (l *leaf) judge(x *reading) ([]bool, bool) {
 				}
 			}
 		default:
-			if !x.templates[i].line || l.inSlots(x) {
+			switch t := &x.templates[i]; {
+			case t.line && !l.inSlots(x):
+			case t.whole && !t.line && !l.besideSlots(x):
+			default:
 				return nil, false
 			}
 		}

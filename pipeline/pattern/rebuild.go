@@ -124,7 +124,7 @@ func (x *reading) records(rows []int, f func(row int, r *kemi.LogRecord) bool) e
 	if err != nil {
 		return err
 	}
-	ids, err := x.allIDs()
+	ids, err := x.idsOf(rows)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (x *reading) records(rows []int, f func(row int, r *kemi.LogRecord) bool) e
 			return err
 		}
 		*buf = text
-		r := kemi.LogRecord{ID: ids[row], Project: x.b.Project, At: at[row], Severity: sev[row], Stream: x.streams[stream], Body: string(text)}
+		r := kemi.LogRecord{ID: ids[k], Project: x.b.Project, At: at[row], Severity: sev[row], Stream: x.streams[stream], Body: string(text)}
 		if err := x.extrasOf(&r, x.directory.schemas[schema[row]], seen, &slab); err != nil {
 			return err
 		}
