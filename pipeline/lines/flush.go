@@ -197,11 +197,7 @@ func (s *Store) write(h *head) (*part, error) {
 	w.footer.Replaces = slices.Clone(h.failed)
 	for _, name := range slices.Sorted(maps.Keys(h.projects)) {
 		p := h.projects[name]
-		records := make([]kemi.LogRecord, 0, p.count)
-		for _, run := range p.runs {
-			records = append(records, run...)
-		}
-		if err := w.records(records); err != nil {
+		if err := w.records(p.runs); err != nil {
 			return nil, err
 		}
 	}
@@ -222,36 +218,60 @@ func (s *Store) newPart() (*partWriter, error) {
 	return newPartWriter(s.dir, seq, s.o.step)
 }
 
-// records codes records of one project, in the order in which they came, and appends the blocks.
-func (w *partWriter) records(rs []kemi.LogRecord) error {
-	for from := 0; from < len(rs); {
-		to, raw := from, int64(0)
-		for to < len(rs) && to-from < pattern.MaxRecords && (to == from || raw < blockRaw) {
-			raw += recordBytes(&rs[to])
-			to++
+// records codes records of one project, in the order in which they came, and appends the blocks: as few as will do, all of about one size.
+func (w *partWriter) records(runs [][]kemi.LogRecord) error {
+	var raw int64
+	count := 0
+	for _, rs := range runs {
+		for i := range rs {
+			raw += recordBytes(&rs[i])
 		}
-		if rest := len(rs) - to; rest > 0 && rest < (to-from)/8 && to-from+rest <= pattern.MaxRecords { // no crumbs
-			to = len(rs)
-		}
-		data, m, err := pattern.Encode(rs[from:to])
-		if err != nil {
-			return err
-		}
-		if err := w.block(data, m, batchesOf(rs[from:to])); err != nil {
-			return err
-		}
-		from = to
+		count += len(rs)
 	}
-	return nil
+	blocks := max(1, (raw+blockRaw/2)/blockRaw, int64(count+pattern.MaxRecords-1)/pattern.MaxRecords)
+	size := raw/blocks + 1 // of each
+	var taken [][]kemi.LogRecord
+	n, bytes := 0, int64(0)
+	flush := func() error {
+		if n == 0 {
+			return nil
+		}
+		data, m, err := pattern.Encode(taken...)
+		if err == nil {
+			err = w.block(data, m, batchesOf(taken))
+		}
+		taken, n, bytes = taken[:0], 0, 0
+		return err
+	}
+	for _, rs := range runs {
+		for from := 0; from < len(rs); {
+			to := from
+			for to < len(rs) && n < pattern.MaxRecords && bytes < size {
+				bytes += recordBytes(&rs[to])
+				to, n = to+1, n+1
+			}
+			if to > from {
+				taken = append(taken, rs[from:to])
+			}
+			if from = to; n >= pattern.MaxRecords || bytes >= size {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return flush()
 }
 
 // batchesOf are the hashes of the names of the senders' batches of records, ascending.
-func batchesOf(rs []kemi.LogRecord) (out []uint64) {
+func batchesOf(runs [][]kemi.LogRecord) (out []uint64) {
 	last := ""
-	for i := range rs {
-		if name, ok := batchOf(rs[i].ID); ok && (len(out) == 0 || name != last) {
-			out = append(out, batchHash(name))
-			last = name
+	for _, rs := range runs {
+		for i := range rs {
+			if name, ok := batchOf(rs[i].ID); ok && (len(out) == 0 || name != last) {
+				out = append(out, batchHash(name))
+				last = name
+			}
 		}
 	}
 	slices.Sort(out)

@@ -197,7 +197,7 @@ func (r *rewriter) flush(project string) error {
 	if len(rs) == 0 {
 		return nil
 	}
-	return r.w.records(rs)
+	return r.w.records([][]kemi.LogRecord{rs})
 }
 
 func (r *rewriter) finish() error {

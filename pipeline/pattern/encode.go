@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
-	"sync"
 
 	"kemi"
 	"kemi/pipeline/store"
@@ -46,7 +45,8 @@ type encoder struct {
 	of        []int32 // stream of each record, in the order of arrival
 	order     []int32 // record of each row
 
-	next places
+	next    places
+	arrived []*kemi.LogRecord
 
 	rows      []row
 	spans     []span
@@ -86,30 +86,49 @@ type final struct {
 	rows []int32
 }
 
-var encoderPool = sync.Pool{New: func() any {
+func newEncoder() *encoder {
 	e := &encoder{byPointer: map[*kemi.Label]int32{}, byKey: map[string]int32{}, found: map[string]int32{}}
 	e.cols.pager = &e.pager
 	e.cols.note = e.note
+	e.pager.packers = newPackers()
 	return e
-}}
+}
+
+// idle are encoders that wait to be used again, more than which are seldom at work. A sync.Pool would let go of them, and of their ten megabytes of buffers, between one block and
+// the next.
+var idle = make(chan *encoder, 2)
 
 // Encode codes records of one project, in the order in which they came: at least one, at most MaxRecords. Those of one stream should share their Stream.
-// Any bytes come back as they were.
-func Encode(records []kemi.LogRecord) ([]byte, Meta, error) {
-	if len(records) == 0 || len(records) > MaxRecords {
-		return nil, Meta{}, kemi.Errorf(kemi.ErrInvalid, "log block: %d records: from 1 to %d", len(records), MaxRecords)
+// Any bytes come back as they were. The records come in one stretch or in several, one after another.
+func Encode(stretches ...[]kemi.LogRecord) ([]byte, Meta, error) {
+	n := 0
+	var m Meta
+	for _, records := range stretches {
+		for i := range records {
+			r := &records[i]
+			if n++; n == 1 {
+				m = Meta{Project: r.Project, From: r.At, To: r.At}
+			}
+			m.Raw += int64(len(r.Body))
+			m.From, m.To = min(m.From, r.At), max(m.To, r.At)
+		}
 	}
-	m := Meta{Project: records[0].Project, Records: len(records), From: records[0].At, To: records[0].At}
-	for i := range records {
-		m.Raw += int64(len(records[i].Body))
-		m.From, m.To = min(m.From, records[i].At), max(m.To, records[i].At)
+	if m.Records = n; n == 0 || n > MaxRecords {
+		return nil, Meta{}, kemi.Errorf(kemi.ErrInvalid, "log block: %d records: from 1 to %d", n, MaxRecords)
 	}
-	e := encoderPool.Get().(*encoder)
-	defer encoderPool.Put(e)
-	defer e.reset()
-	e.pager.packers = packerPool.Get().(*packers)
-	defer packerPool.Put(e.pager.packers)
-	return e.encode(records), m, nil
+	var e *encoder
+	select {
+	case e = <-idle:
+	default:
+		e = newEncoder()
+	}
+	out := e.encode(stretches)
+	e.reset()
+	select {
+	case idle <- e:
+	default:
+	}
+	return out, m, nil
 }
 
 // reset lets go of the records.
@@ -121,6 +140,7 @@ func (e *encoder) reset() {
 	clear(e.cols.words)
 	clear(e.streams)
 	clear(e.rows)
+	clear(e.arrived)
 	clear(e.templates)
 	clear(e.values)
 	for i := range e.final {
@@ -131,11 +151,17 @@ func (e *encoder) reset() {
 	e.pager.out = nil
 }
 
-func (e *encoder) encode(records []kemi.LogRecord) []byte {
-	e.sortRows(records)
+func (e *encoder) encode(stretches [][]kemi.LogRecord) []byte {
+	e.arrived = e.arrived[:0]
+	for _, records := range stretches {
+		for i := range records {
+			e.arrived = append(e.arrived, &records[i])
+		}
+	}
+	e.sortRows()
 	e.cut()
 	e.join()
-	out := make([]byte, preambleSize, preambleSize+len(records)*40)
+	out := make([]byte, preambleSize, preambleSize+len(e.arrived)*32)
 	e.pager.reset(out)
 	e.next = places{}
 	d := e.directory[:0]
@@ -144,7 +170,7 @@ func (e *encoder) encode(records []kemi.LogRecord) []byte {
 	d = e.putTimes(d)
 	d = e.putSeverities(d)
 	d = e.putCells(d)
-	d = e.putIDs(d, records)
+	d = e.putIDs(d)
 	d = e.putExtras(d)
 	d = e.putTemplates(d)
 	for c := range classes {
@@ -174,7 +200,8 @@ func (e *encoder) encode(records []kemi.LogRecord) []byte {
 }
 
 // sortRows puts the records of a stream together, in the order in which they came.
-func (e *encoder) sortRows(records []kemi.LogRecord) {
+func (e *encoder) sortRows() {
+	records := e.arrived
 	e.streams, e.of = e.streams[:0], e.of[:0]
 	for i := range records {
 		s := records[i].Stream
@@ -224,7 +251,7 @@ func (e *encoder) sortRows(records []kemi.LogRecord) {
 	}
 	e.rows = e.rows[:0]
 	for _, i := range e.order {
-		e.rows = append(e.rows, row{r: &records[i]})
+		e.rows = append(e.rows, row{r: records[i]})
 	}
 }
 
@@ -338,7 +365,8 @@ func (e *encoder) putSeverities(d []byte) []byte {
 }
 
 // putIDs writes the IDs: as the runs of numbers that the log gives, or, if there are others, as they are.
-func (e *encoder) putIDs(d []byte, records []kemi.LogRecord) []byte {
+func (e *encoder) putIDs(d []byte) []byte {
+	records := e.arrived
 	type run struct {
 		prefix int
 		first  uint64

@@ -59,9 +59,8 @@ func FuzzOpen(f *testing.F) {
 func FuzzDirectory(f *testing.F) {
 	g := newLines(4)
 	rs := g.records(200)
-	e := encoderPool.New().(*encoder)
-	e.pager.packers = packerPool.New().(*packers)
-	data := e.encode(rs)
+	e := newEncoder()
+	data := e.encode([][]kemi.LogRecord{rs})
 	d := slices.Clone(e.directory)
 	_, m, err := Encode(rs)
 	if err != nil {
@@ -103,5 +102,5 @@ func withDirectory(data, d []byte) []byte {
 	at := word(data, 2)
 	out := slices.Clone(data[:at])
 	binary.LittleEndian.PutUint32(out[20:], uint32(len(d)))
-	return packerPool.New().(*packers).quick.EncodeAll(d, out)
+	return newPackers().quick.EncodeAll(d, out)
 }

@@ -48,7 +48,7 @@ func notSound(err *error) {
 // packers pack pages: the thorough one those in which things come back from afar, ids above all.
 type packers struct{ quick, thorough *zstd.Encoder }
 
-var packerPool = sync.Pool{New: func() any {
+func newPackers() *packers {
 	of := func(level zstd.EncoderLevel) *zstd.Encoder {
 		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 		if err != nil {
@@ -57,7 +57,7 @@ var packerPool = sync.Pool{New: func() any {
 		return w
 	}
 	return &packers{of(zstd.SpeedDefault), of(zstd.SpeedBetterCompression)}
-}}
+}
 
 var decoder = sync.OnceValue(func() *zstd.Decoder {
 	r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(1<<30))
