@@ -187,14 +187,15 @@ func (a *App) open(ctx context.Context) error {
 		return fmt.Errorf("open the log index: %w", err)
 	}
 	a.onStop("log index", index.Close)
+	unclean := func() bool { return series.Start().Unclean() }
 	a.metrics = speed.New(speed.Options{
-		Bus: w, Topic: bus.Metrics, Group: "series", Positions: series.Positions, Ready: series.Ready, Recycle: true, Apply: speed.Series(table, series, part("speed")), Log: part("speed"), Registry: reg,
+		Bus: w, Topic: bus.Metrics, Group: "series", Positions: series.Positions, Ready: series.Ready, Recycle: true, Apply: speed.Series(table, series, part("speed")), Log: part("speed"), Registry: reg, Unclean: unclean,
 	})
 	series.SetLive(a.metrics.Live())
 	a.metricsFresh = func() store.Freshness { return both(series.Freshness(), a.metrics.Freshness()) }
 	a.metricsRecent = func() store.Freshness { return both(series.Freshness(), a.metrics.Replayed()) }
 	a.logs = speed.New(speed.Options{
-		Bus: w, Topic: bus.Logs, Group: "index", Positions: index.Positions, Apply: speed.Logs(index, part("speed")), Log: part("speed"), Registry: reg,
+		Bus: w, Topic: bus.Logs, Group: "index", Positions: index.Positions, Apply: speed.Logs(index, part("speed")), Log: part("speed"), Registry: reg, Unclean: unclean,
 	})
 	a.loop("metrics into series", a.metrics.Run)
 	a.loop("metrics settled", series.Run)

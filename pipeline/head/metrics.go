@@ -54,7 +54,7 @@ func (m *metrics) watch(r prometheus.Registerer, db *DB) {
 	gauge("kemi_tsdb_late_samples", "Late samples that are not settled yet.", open(func() float64 { return float64(db.Stats().LateSamples) }))
 	gauge("kemi_tsdb_replay_seconds", "How long this start took until the series in memory were there, or has taken so far.", func() float64 { return db.Start().Took.Seconds() })
 	gauge("kemi_start_unclean", "1 if the program before this one did not end in order.", func() float64 {
-		if e := db.began.ended; e == EndedKilled || e == EndedPowerCut {
+		if db.Start().Unclean() {
 			return 1
 		}
 		return 0

@@ -32,6 +32,9 @@ type Start struct {
 	Took     time.Duration // so far
 }
 
+// Unclean tells whether the program before did not end in order.
+func (s Start) Unclean() bool { return s.Ended == EndedKilled || s.Ended == EndedPowerCut }
+
 // Open opens the series in cfg.Dir, or begins there: as they were at the newest checkpoint.
 func Open(cfg Config, o Options) (*DB, error) {
 	db, err := Begin(cfg, o)
@@ -55,11 +58,11 @@ func (db *DB) load(found *foundCheckpoint, retired []string) {
 		return
 	}
 	s := db.Start()
-	level := slog.LevelDebug
-	if s.Ended == EndedKilled || s.Ended == EndedPowerCut {
-		level = slog.LevelWarn
+	level, text := slog.LevelDebug, "series are there"
+	if s.Unclean() {
+		level, text = slog.LevelWarn, "unclean shutdown: series are loaded from the newest checkpoint, and what came after it is replayed from the log of record"
 	}
-	db.log.Log(context.Background(), level, "series are there", "ended", s.Ended, "checkpoint_bytes", s.LogBytes,
+	db.log.Log(context.Background(), level, text, "ended", s.Ended, "checkpoint_bytes", s.LogBytes,
 		"series", db.alive.Load(), "positions", db.Positions(), "took", s.Took.Round(time.Millisecond))
 	db.began.took.Store(int64(s.Took))
 	db.done.Add(1)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,7 @@ import (
 // Apply puts the records of a batch into a store. It returns only after they can be queried.
 type Apply func(ctx context.Context, b bus.Batch) error
 
-// Options are what a Follower works with. All but Ready and Recycle are needed.
+// Options are what a Follower works with. All but Ready, Recycle and Unclean are needed.
 type Options struct {
 	Bus       bus.Bus
 	Topic     string
@@ -35,6 +36,7 @@ type Options struct {
 	Apply     Apply
 	Ready     func(ctx context.Context) error // waits until the store takes records; publishers do not wait for it
 	Recycle   bool                            // Apply keeps nothing of a batch: its memory can be used again
+	Unclean   func() bool                     // the program before did not end in order: what is replayed is told even if it is nothing; nil: it did
 	Log       *slog.Logger
 	Registry  prometheus.Registerer
 }
@@ -52,7 +54,9 @@ type Follower struct {
 
 	mu       sync.Mutex
 	applied  bus.Positions
+	from     bus.Positions // where the store stood at the start
 	target   bus.Positions // what there was at the start: until it is applied, answers are incomplete
+	began    time.Time     // when the store was there and replay began
 	missing  int64         // records that neither the store nor the log had at the start, or when it came to them
 	asOf     kemi.Millis
 	progress chan struct{} // closed and replaced whenever applied grows
@@ -196,6 +200,7 @@ func (f *Follower) start(store bus.Positions, spans map[int32]bus.Span) (from bu
 		}
 	}
 	f.skipped.Add(float64(f.missing))
+	f.from, f.began = maps.Clone(from), time.Now()
 	f.liveIfLocked()
 	return from
 }
@@ -212,7 +217,25 @@ func (f *Follower) liveIfLocked() {
 	if !f.live.Load() && f.behindLocked() == 0 {
 		f.live.Store(true)
 		close(f.lived)
+		f.tellReplayedLocked()
 	}
+}
+
+// tellReplayedLocked says what the store took from the log of what came before this start.
+func (f *Follower) tellReplayedLocked() {
+	records := int64(0)
+	for p, next := range f.target {
+		records += max(0, next-f.from[p])
+	}
+	level := slog.LevelDebug
+	switch {
+	case f.o.Unclean != nil && f.o.Unclean():
+		level = slog.LevelWarn
+	case records > 0:
+		level = slog.LevelInfo
+	}
+	f.o.Log.Log(context.Background(), level, "replayed from the log of record", "topic", f.o.Topic, "records", records, "from", f.from, "to", f.target,
+		"missing", f.missing, "took", time.Since(f.began).Round(time.Millisecond))
 }
 
 // Live is closed once all is applied that the log had at the start.

@@ -306,3 +306,39 @@ func TestPaced(t *testing.T) {
 	s.set(func() { close(s.hold); s.hold = nil })
 	eventually(t, "applied in the end", func() bool { return strings.HasSuffix(s.all(), "stuck") })
 }
+
+// TestReplayIsTold: after an unclean end it is said how much the store took from the log, also if that was nothing.
+func TestReplayIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		at      int64
+		unclean bool
+		want    string // nothing: at Debug, which is not written
+	}{
+		"unclean":             {1, true, `level=WARN msg="replayed from the log of record" topic=logs records=2 from=map[0:1] to=map[0:3] missing=0`},
+		"unclean, all stored": {3, true, `level=WARN msg="replayed from the log of record" topic=logs records=0 from=map[0:3] to=map[0:3] missing=0`},
+		"clean":               {2, false, `level=INFO msg="replayed from the log of record" topic=logs records=1`},
+		"clean, all stored":   {3, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := openLog(t)
+			publish(t, w, "a", "b", "c")
+			s := &sink{at: bus.Positions{0: c.at}}
+			var said strings.Builder // the follower writes it before it is live
+			f := New(Options{
+				Bus: w, Topic: bus.Logs, Group: "test", Positions: s.positions, Apply: s.apply, Unclean: func() bool { return c.unclean },
+				Log: slog.New(slog.NewTextHandler(&said, nil)), Registry: prometheus.NewRegistry(),
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- f.Run(ctx) }()
+			<-f.Live()
+			cancel()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if got := said.String(); !strings.Contains(got, c.want) || c.want == "" && got != "" {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
