@@ -703,3 +703,49 @@ func readAll(dir string, series []Series) error {
 	_, err = b.Select("a", store.Selector{{Op: store.Regexp, Name: "host", Value: "host_0.*"}})
 	return err
 }
+
+// TestRollupsThatPay: which levels and columns a month of samples, one a minute, gets.
+func TestRollupsThatPay(t *testing.T) {
+	const n = 43_200
+	r := rand.New(rand.NewPCG(3, 4))
+	at := make([]kemi.Millis, n)
+	for i := range at {
+		at[i] = kemi.Millis(1_764_000_000_000 + 60_000*int64(i))
+	}
+	o := DefaultOptions()
+	o.MinNarrow = 12
+	sometimes := func(change func(v float64) float64) []float64 {
+		return walk(n, func(v float64) float64 {
+			if r.IntN(200) == 0 {
+				return change(v)
+			}
+			return v
+		})
+	}
+	for name, c := range map[string]struct {
+		values           []float64
+		quarters, counts bool // are there quarters of an hour; is it a counter
+	}{
+		"gauge":                      {walk(n, func(v float64) float64 { return math.Round(v + r.NormFloat64()*20) }), true, false},
+		"counter":                    {walk(n, func(v float64) float64 { return v + float64(r.IntN(9)) }), true, true},
+		"counter that hardly counts": {sometimes(func(v float64) float64 { return v + 1 }), false, true},
+		"the same, of a process that is started anew": {sometimes(func(v float64) float64 {
+			if r.IntN(10) == 0 {
+				return 0
+			}
+			return v + 1
+		}), false, true},
+		"gauge that hardly changes": {sometimes(func(float64) float64 { return float64(r.IntN(100)) }), false, false},
+		"constant":                  {sometimes(func(v float64) float64 { return v }), true, true},
+	} {
+		var roll roller
+		roll.reset(o.Levels)
+		roll.roll(at, c.values)
+		if got, want := roll.worthy(&o), [maxLevels]bool{c.quarters, true}; got != want {
+			t.Errorf("%s: levels %v, want %v", name, got, want)
+		}
+		if has := roll.rollups[1].columnsAt(true, true); has[rollFirst] != c.counts || has[rollLast] != c.counts || has[rollResets] != c.counts {
+			t.Errorf("%s: columns %v, want those of a counter: %v", name, has, c.counts)
+		}
+	}
+}

@@ -28,6 +28,7 @@ type workload struct {
 	next            func(r *rand.Rand, at int64) int64
 	values          string // of shapes, or else
 	step            func(r *rand.Rand, v float64) float64
+	month           bool // a block of 30 days, which has more rollups
 }
 
 func every(ms int64) func(*rand.Rand, int64) int64 {
@@ -39,7 +40,7 @@ func decimals(n int) func(r *rand.Rand, v float64) float64 {
 	return func(r *rand.Rand, v float64) float64 { return math.Round((v+r.NormFloat64())*p) / p }
 }
 
-var workloads = []workload{
+var workloads = append([]workload{
 	{name: "counters", series: 200, samples: 5760, next: every(15_000), values: "counter"},
 	{name: "gauges, 1 decimal", series: 200, samples: 5760, next: every(15_000), step: decimals(1)},
 	{name: "gauges, 2 decimals", series: 200, samples: 5760, next: every(15_000), step: decimals(2)},
@@ -55,6 +56,37 @@ var workloads = []workload{
 	{name: "jitter of 20 ms", series: 200, samples: 5760, next: func(r *rand.Rand, at int64) int64 { return at - at%15_000 + 15_000 + r.Int64N(20) }, step: decimals(2)},
 	{name: "irregular times", series: 200, samples: 5760, next: func(r *rand.Rand, at int64) int64 { return at + 1 + int64(r.ExpFloat64()*15_000) }, step: decimals(2)},
 	{name: "sparse, 10 samples a series", series: 20_000, samples: 10, next: every(15_000), step: decimals(2)},
+}, longWorkloads()...)
+
+// longWorkloads are many series for 12 hours, and fewer for 30 days, once a minute: settled blocks become no longer.
+func longWorkloads() (out []workload) {
+	for _, w := range []workload{
+		{name: "integer gauges", step: func(r *rand.Rand, v float64) float64 { return math.Round(v + r.NormFloat64()*20) }},
+		{name: "1 decimal", step: decimals(1)},
+		{name: "2 decimals", step: decimals(2)},
+		{name: "3 decimals", step: decimals(3)},
+		{name: "counters with jitter", values: "counter"},
+		{name: "random", step: func(r *rand.Rand, _ float64) float64 { return r.Float64() }},
+		{name: "mostly constant", step: func(r *rand.Rand, v float64) float64 {
+			if r.IntN(200) == 0 {
+				return float64(r.IntN(100))
+			}
+			return v
+		}},
+	} {
+		jitter := w.values == "counter"
+		times := func(step int64) func(*rand.Rand, int64) int64 {
+			if jitter {
+				return func(r *rand.Rand, at int64) int64 { return at - at%step + step + r.Int64N(200) }
+			}
+			return every(step)
+		}
+		day, month := w, w
+		day.name, day.series, day.samples, day.next = "12 h, "+w.name, 1000, 2880, times(15_000)
+		month.name, month.series, month.samples, month.next, month.month = "30 d, "+w.name, 100, 43_200, times(60_000), true
+		out = append(out, day, month)
+	}
+	return out
 }
 
 func (w *workload) make() []Series {
@@ -84,7 +116,11 @@ func BenchmarkSize(b *testing.B) {
 		b.Run(load.name, func(b *testing.B) {
 			series := load.make()
 			for i := 0; b.Loop(); i++ {
-				w, err := Create(filepath.Join(b.TempDir(), "block"), DefaultOptions())
+				o := DefaultOptions()
+				if load.month {
+					o.MinNarrow = 12
+				}
+				w, err := Create(filepath.Join(b.TempDir(), "block"), o)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -32,7 +32,7 @@ type bucket struct {
 	sum                   store.Sum
 	min, max, first, last float64
 	resets                store.Sum
-	falls                 int64
+	falls, rises          int64
 }
 
 // rollup is the buckets of one level of a series as columns.
@@ -41,11 +41,19 @@ type rollup struct {
 	columns [rollupColumns][]float64
 	sums    bool // rollSum and rollError are exact
 	samples int64
-	resets  int64 // how often a value was smaller than the one before it
+	resets  int64 // how often a value was smaller than the one before it in its bucket
+	rises   int64 // how often it was larger
 }
 
-// counter tells whether it looks like one of a counter: what falls as often as it rises is none.
-func (r *rollup) counter() bool { return r.resets*32 <= r.samples }
+// counter tells whether it looks like one of a counter: what falls as often as it rises is none, however seldom it does either.
+func (r *rollup) counter() bool { return r.resets*3 <= r.rises }
+
+// lively tells whether its buckets hold more than a value or two on average. Samples that are the same as the one before take next to no room: rollups of them
+// would take more. What never changes at all takes none either way.
+func (r *rollup) lively() bool {
+	changes := r.resets + r.rises
+	return changes == 0 || changes >= 2*int64(len(r.at))
+}
 
 // columnsAt are the columns that are written. Gauges have no first and last, which would cost as much as min and max and are asked for less; those of counters are
 // the same as min and max. Sums take the most room: below the widest level they stand only in buckets of many samples, and if they need no second column.
@@ -70,7 +78,7 @@ func (r *roller) worthy(o *Options) (levels [maxLevels]bool) {
 		if l == len(o.Levels)-1 {
 			enough, perBucket = 4, o.MinPerBucket
 		}
-		if x := &r.rollups[l]; len(x.at) >= enough && x.filled(perBucket) && o.Levels[l] <= above/minWiden {
+		if x := &r.rollups[l]; len(x.at) >= enough && x.filled(perBucket) && o.Levels[l] <= above/minWiden && (l == len(o.Levels)-1 || x.lively()) {
 			levels[l], above = true, o.Levels[l]
 		}
 	}
@@ -78,7 +86,7 @@ func (r *roller) worthy(o *Options) (levels [maxLevels]bool) {
 }
 
 func (r *rollup) reset() {
-	r.at, r.sums, r.samples, r.resets = r.at[:0], true, 0, 0
+	r.at, r.sums, r.samples, r.resets, r.rises = r.at[:0], true, 0, 0, 0
 	for i := range r.columns {
 		r.columns[i] = r.columns[i][:0]
 	}
@@ -89,6 +97,7 @@ func (r *rollup) add(b *bucket) {
 	r.sums = r.sums && ok
 	r.samples += b.samples
 	r.resets += b.falls
+	r.rises += b.rises
 	r.at = append(r.at, b.at)
 	for i, v := range [rollupColumns]float64{float64(b.count), sum, err, b.min, b.max, b.first, b.last, b.resets.Value()} {
 		r.columns[i] = append(r.columns[i], v)
@@ -175,6 +184,8 @@ func (b *bucket) fill(values []float64) {
 			if v < b.last {
 				b.resets.Add(b.last)
 				b.falls++
+			} else if v > b.last {
+				b.rises++
 			}
 			if v < b.min {
 				b.min = v
@@ -207,8 +218,11 @@ func (b *bucket) merge(o *bucket) {
 	if o.first < b.last {
 		b.resets.Add(b.last)
 		b.falls++
+	} else if o.first > b.last {
+		b.rises++
 	}
 	b.falls += o.falls
+	b.rises += o.rises
 	b.resets.Merge(&o.resets)
 	if o.min < b.min {
 		b.min = o.min
