@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kemi"
+	"kemi/collectors/fluent"
 	"kemi/collectors/graphite"
 	"kemi/collectors/influx"
 	"kemi/collectors/listen"
@@ -32,12 +33,13 @@ type IngestConfig struct {
 	Graphite listen.Config `yaml:"graphite"`
 	StatsD   statsd.Config `yaml:"statsd"`
 	Syslog   syslog.Config `yaml:"syslog"`
+	Fluent   fluent.Config `yaml:"fluent"`
 }
 
 func defaultIngestConfig() IngestConfig {
 	return IngestConfig{
 		Config: push.DefaultConfig(), Influx: influx.DefaultConfig(), OTLP: otlp.DefaultConfig(), Telnet: listen.DefaultConfig(), Graphite: listen.DefaultConfig(), StatsD: statsd.DefaultConfig(),
-		Syslog: syslog.DefaultConfig(),
+		Syslog: syslog.DefaultConfig(), Fluent: fluent.DefaultConfig(),
 	}
 }
 
@@ -49,7 +51,7 @@ func (c IngestConfig) Validate() error {
 		err  error
 	}{
 		{"", c.Config.Validate()}, {"influx: ", c.Influx.Validate()}, {"", c.OTLP.Validate()}, {"telnet: ", c.Telnet.Validate()}, {"graphite: ", c.Graphite.Validate()}, {"", c.StatsD.Validate()},
-		{"", c.Syslog.Validate()},
+		{"", c.Syslog.Validate()}, {"", c.Fluent.Validate()},
 	} {
 		if part.err != nil {
 			errs = append(errs, fmt.Errorf("%s%w", part.name, part.err))
@@ -118,6 +120,15 @@ func (a *App) receivers(ctx context.Context, in *push.Push, auth listen.Authenti
 		a.onStop("syslog", l.Close)
 		a.loop("syslog", l.Run)
 		a.listening("syslog", l.Addrs())
+	}
+	if cfg.Fluent.On() {
+		l, err := fluent.New(ctx, cfg.Fluent, fluent.Options{In: in, Auth: auth, Metrics: metrics, Log: part("fluent")})
+		if err != nil {
+			return nil, err
+		}
+		a.onStop("fluent", l.Close)
+		a.loop("fluent", l.Run)
+		a.listening("fluent", l.Addrs())
 	}
 	return routes, nil
 }

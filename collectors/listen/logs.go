@@ -88,30 +88,37 @@ func (g *Logs) Full() bool {
 	return g.Pending() && (g.full || len(g.records) >= fullLogs || g.size >= fullLogBytes)
 }
 
-// Flush makes what is pending durable. What the log cannot take now is tried again until ctx ends, and the sender is not read meanwhile: connections make
-// it wait, and of datagrams the system drops those that it has no room for. What the log will not take is counted and left out.
-func (g *Logs) Flush(ctx context.Context) {
+// Flush is Write for sessions, which cannot tell their senders anything.
+func (g *Logs) Flush(ctx context.Context) { _ = g.Write(ctx, "") }
+
+// Write makes what is pending durable; batch is as of push.WriteLogs. What the log cannot take now is tried again until ctx ends, and the sender is not read meanwhile: connections make
+// it wait, and of datagrams the system drops those that it has no room for. What the log will not take is counted and left out. An error means that nothing
+// of it is durable, as far as is known.
+func (g *Logs) Write(ctx context.Context, batch string) error {
 	if !g.Pending() {
-		return
+		return nil
 	}
 	records := g.records
 	g.records = make([]kemi.LogRecord, 0, min(len(records)+len(records)/4, fullLogs))
 	g.size, g.full = 0, false
 	wait := 100 * time.Millisecond
+	var failed error
 	for told := false; ; {
 		id, err := g.l.Identity()
 		known := err == nil
 		if known {
-			err = g.in.WriteLogs(ctx, id, g.protocol, records, "")
+			err = g.in.WriteLogs(ctx, id, g.protocol, records, batch)
 		}
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, kemi.ErrUnavailable) || ctx.Err() != nil {
-			if !known || !errors.Is(err, kemi.ErrInvalid) { // what is wrong with some of them was counted, and the others are durable
-				g.in.Refused(g.protocol, "log records", len(records))
-			}
 			g.log.Warn("log records were not taken, or not all", "protocol", g.protocol, "from", g.peer, "records", len(records), "err", err)
+			if known && errors.Is(err, kemi.ErrInvalid) {
+				break // what is wrong with some of them was counted, and the others are durable
+			}
+			g.in.Refused(g.protocol, "log records", len(records))
+			failed = err
 			break
 		}
 		if !told {
@@ -128,4 +135,5 @@ func (g *Logs) Flush(ctx context.Context) {
 		g.memory.Release()
 		g.memory, g.held = nil, 0
 	}
+	return failed
 }
