@@ -1,46 +1,82 @@
 package pattern
 
 import (
+	"bytes"
+	"slices"
 	"strings"
 )
 
 // inBodies looks at the bodies: at whole templates first, then at the columns of their slots, and at lines put together again only where that is not enough.
 func (l *leaf) inBodies(x *reading, within rowSet) (rowSet, error) {
-	out := newRowSet(x.directory.rows)
-	yes := make([]bool, len(x.templates))
-	some := false
-	rare, beside := l.inSlots(x), l.besideSlots(x)
-	for t := range x.templates {
-		switch j := l.of(x.templates[t].Template); j.state {
-		case judgedYes:
-			yes[t], some = true, true
-		case judgedWays:
-			if err := l.byWays(x, t, j, within, out); err != nil {
-				return nil, err
+	yes, out, err := l.byTemplates(x, within)
+	if err != nil {
+		return nil, err
+	}
+	if out == nil {
+		out = newRowSet(x.directory.rows)
+	}
+	return out, x.addTemplates(yes, within, out)
+}
+
+// addTemplates adds the rows of within that are of those templates.
+func (x *reading) addTemplates(is []bool, within, out rowSet) error {
+	if !slices.Contains(is, true) {
+		return nil
+	}
+	of, err := x.templateOf()
+	if err != nil {
+		return err
+	}
+	for i, w := range within {
+		if w == 0 {
+			continue
+		}
+		var add uint64
+		for k, t := range of[i<<6 : min(i<<6+64, len(of))] {
+			if is[t] {
+				add |= 1 << k
 			}
+		}
+		out[i] |= add & w
+	}
+	return nil
+}
+
+// byTemplates are the templates of which all rows meet the condition, and those rows of the others, of within, nil being all, that do; nil if there are none.
+func (l *leaf) byTemplates(x *reading, within rowSet) (yes []bool, out rowSet, err error) {
+	yes = make([]bool, len(x.templates))
+	rare, beside := l.inSlots(x), l.besideSlots(x)
+	sets := rows{within: within, n: x.directory.rows}
+	for t := range x.templates {
+		bt := &x.templates[t]
+		switch j := l.of(bt.Template); j.state {
+		case judgedYes:
+			yes[t] = true
+		case judgedWays:
+			err = l.byWays(x, t, j, &sets)
 		case judgedRows:
-			if x.templates[t].line && !rare || x.templates[t].whole && !x.templates[t].line && !beside {
+			if bt.line && !rare || bt.whole && !bt.line && !beside {
 				continue
 			}
-			if err := l.byRows(x, t, j, within, out); err != nil {
-				return nil, err
-			}
+			err = l.byRows(x, t, j, &sets)
 		}
-	}
-	if some {
-		of, err := x.templateOf()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		within.each(func(r uint32) bool {
-			if yes[of[r]] {
-				out.add(r)
-			}
-			return true
-		})
 	}
-	return out, nil
+	return yes, sets.out, nil
 }
+
+// rows gathers rows of a set.
+type rows struct {
+	within rowSet // nil: all
+	out    rowSet // nil: none
+	n      int
+}
+
+func (s *rows) wants(r uint32) bool { return s.within == nil || s.within.has(r) }
+
+func (s *rows) add(r uint32) { s.out = s.out.with(s.n, r) }
 
 // inSlots tells whether lines that are kept whole may meet the condition.
 func (l *leaf) inSlots(x *reading) bool {
@@ -52,10 +88,10 @@ func (l *leaf) inSlots(x *reading) bool {
 	return true
 }
 
-// besideSlots tells whether lines of templates in which words have no clear end may meet the condition: the filter has all terms of such lines as if they were in the directory.
+// besideSlots tells whether lines of templates in which words have no clear end may meet the condition, of which the filter has all terms.
 func (l *leaf) besideSlots(x *reading) bool {
 	for _, w := range l.needs {
-		if !x.b.filters.pageMayHave(w, directoryPage) {
+		if !x.b.filters.linesMayHave(w) {
 			return false
 		}
 	}
@@ -63,7 +99,7 @@ func (l *leaf) besideSlots(x *reading) bool {
 }
 
 // byWays adds the rows of a template whose wild words are as the judgement says.
-func (l *leaf) byWays(x *reading, t int, j *judgement, within, out rowSet) error {
+func (l *leaf) byWays(x *reading, t int, j *judgement, set *rows) error {
 	n := x.templates[t].rows
 	for _, way := range j.ways {
 		if !x.mayBe(t, way) {
@@ -93,8 +129,8 @@ func (l *leaf) byWays(x *reading, t int, j *judgement, within, out rowSet) error
 			return err
 		}
 		hit.each(func(i uint32) bool {
-			if within.has(rows[i]) {
-				out.add(rows[i])
+			if set.wants(rows[i]) {
+				set.add(rows[i])
 			}
 			return true
 		})
@@ -102,37 +138,33 @@ func (l *leaf) byWays(x *reading, t int, j *judgement, within, out rowSet) error
 	return nil
 }
 
-// mayBe tells, by the directory alone, whether the words of a template can be as way says.
+// mayBe tells, by the directory and the filter alone, whether the words of a template can be as way says.
 func (x *reading) mayBe(t int, way []wildIs) bool {
-	for _, w := range way {
+	for i := range way {
+		w := &way[i]
 		c := &x.templates[t].columns[w.slot]
 		if w.prefix {
 			continue
 		}
-		if w.kind != slotIPv4 && !x.b.filters.pageMayHave(w.word, c.termPage()) {
-			return false
-		}
-		if w.kind != slotWord {
-			continue
-		}
-		switch c.typ {
-		case columnConst:
-			if !strings.EqualFold(c.before, w.word) {
-				return false
-			}
-		case columnInt, columnDelta:
-			if n, ok := c.wanted(w.word); !ok || c.width == 0 && n != c.base {
-				return false
-			}
-		case columnHex:
-			if len(w.word) != int(c.width) {
-				return false
-			}
-			for k := range len(w.word) {
-				if !isHex(w.word[k]) {
+		if w.kind == slotWord {
+			switch c.typ {
+			case columnConst:
+				if len(c.before) != len(w.word) || !strings.EqualFold(c.before, w.word) {
+					return false
+				}
+				continue
+			case columnInt, columnDelta:
+				if n, ok := c.wanted(w.word); !ok || c.width == 0 && n != c.base {
+					return false
+				}
+			case columnHex:
+				if len(w.word) != int(c.width) || !isHex(w.word[0]) || !isHex(w.word[len(w.word)-1]) {
 					return false
 				}
 			}
+		}
+		if w.hash != 0 && w.kind != slotIPv4 && !x.columnMayHave(w.hash, c) {
+			return false
 		}
 	}
 	return true
@@ -263,68 +295,98 @@ func nthWord(s string, n int) string {
 }
 
 // byRows looks at the lines of a template.
-func (l *leaf) byRows(x *reading, t int, j *judgement, within, out rowSet) error {
-	among := newRowSet(x.templates[t].rows)
-	var rows []uint32
-	var err error
+func (l *leaf) byRows(x *reading, t int, j *judgement, set *rows) error {
+	if x.templates[t].line {
+		return l.inLines(x, t, set)
+	}
+	var among rowSet // nil: all
 	if j.inWord != "" {
+		var err error
 		if among, err = x.slotsWith(t, j); err != nil || among.empty() {
 			return err
 		}
-		if rows, err = x.rowsOf(t); err != nil {
-			return err
-		}
-		among.each(func(i uint32) bool {
-			if !within.has(rows[i]) {
-				among[i>>6] &^= 1 << (i & 63)
-			}
-			return true
-		})
-	} else {
-		if rows, err = x.rowsOf(t); err != nil {
-			return err
-		}
-		for i, r := range rows {
-			if within.has(r) {
-				among.add(uint32(i))
-			}
-		}
 	}
-	if x.templates[t].line {
-		d, err := x.slot(t, 0)
-		if err != nil {
-			return err
-		}
-		var buf []byte
-		among.each(func(i uint32) bool {
-			text := ""
-			if d.typ == columnText {
-				text = d.texts[i]
-			} else {
-				buf = d.append(buf[:0], int(i))
-				text = view(buf)
-			}
-			if (l.lit.text == "" || l.lit.in(text)) && l.match(text) {
-				out.add(rows[i])
-			}
-			return true
-		})
-		return nil
+	rows, err := x.rowsOf(t)
+	if err != nil {
+		return err
 	}
 	buf := textPool.Get().(*[]byte)
 	defer textPool.Put(buf)
-	among.each(func(i uint32) bool {
-		var text []byte
-		if text, err = x.textOf((*buf)[:0], t, int(i), rows[i]); err != nil {
-			return false
+	for i, r := range rows {
+		if among != nil && !among.has(uint32(i)) || !set.wants(r) {
+			continue
+		}
+		text, err := x.textOf((*buf)[:0], t, i, r)
+		if err != nil {
+			return err
 		}
 		*buf = text
 		if (l.lit.text == "" || l.lit.in(view(text))) && l.match(view(text)) {
-			out.add(rows[i])
+			set.add(r)
 		}
+	}
+	return nil
+}
+
+// inLines looks at lines that are kept whole.
+func (l *leaf) inLines(x *reading, t int, set *rows) error {
+	c := &x.templates[t].columns[0]
+	if c.typ == columnText && !l.needsIn(x, c) {
+		return nil
+	}
+	d, err := x.slot(t, 0)
+	if err != nil {
+		return err
+	}
+	var rows []uint32 // once one of them is wanted
+	var buf []byte
+	for i := range d.n {
+		text := ""
+		if d.typ == columnText {
+			text = d.texts[i]
+		} else {
+			buf = d.append(buf[:0], i)
+			text = view(buf)
+		}
+		if l.lit.text != "" && !l.lit.in(text) || !l.match(text) {
+			continue
+		}
+		if rows == nil {
+			if rows, err = x.rowsOf(t); err != nil {
+				return err
+			}
+		}
+		if set.wants(rows[i]) {
+			set.add(rows[i])
+		}
+	}
+	return nil
+}
+
+// needsIn tells whether the texts of a column have all ASCII words that the condition needs, somewhere.
+func (l *leaf) needsIn(x *reading, c *column) bool {
+	b, err := c.strings(x.page)
+	if err != nil {
+		return true // reading the column says it
+	}
+	if bytes.Contains(b, []byte("\u212a")) || bytes.Contains(b, []byte("\u0130")) { // whose lower case is k and i
 		return true
-	})
-	return err
+	}
+	for _, w := range l.needs {
+		if isASCII(w) && !containsFold(b, w) {
+			return false
+		}
+	}
+	return true
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
 }
 
 // slotsWith are the template's rows that have j.inWord in one of their slots.

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"unsafe"
 )
 
 // columnType is how a column is coded.
@@ -27,10 +28,13 @@ type column struct {
 	upper         bool   // hexadecimal digits in upper case
 	width         uint8  // bytes of a number; digits of a hexadecimal value
 	pad           uint8  // digits that a number has at least
+	lines         bool   // columnText of lines that are kept whole
 	page, at      uint32 // of the numbers or the text
 	words, wordAt uint32 // page and place of the entries of a dictionary
 	size          uint32 // of the entries, or of the text
 	entries       uint32 // how many
+	num           uint32 // of the columns of the block, which one it is
+	inline        string // the entries, if they lie in the directory
 	base          int64  // what numbers are counted from
 	before, after string // or the constant, in before
 }
@@ -43,6 +47,9 @@ func (c *column) class() int {
 	case columnDict:
 		return classIndexes
 	case columnText:
+		if c.lines {
+			return classLines
+		}
 		return classStrings
 	}
 	return classInts
@@ -66,16 +73,20 @@ func (c *column) bytes(n int) uint32 {
 }
 
 // places are where the next column of each class begins, if it does not begin a page. Most do, so that the directory need not say it.
-type places [classes]struct{ page, at uint32 }
+type places struct {
+	next    [classes]struct{ page, at uint32 }
+	columns uint32 // how many columns there were
+}
 
 // Flags beside the type of a column.
 const (
-	flagText   = 1 << (iota + 3) // it has before and after, or is padded
+	flagText   = 1 << (iota + 3) // it has before and after, or is padded; of columnText: it is of whole lines; of columnDict: its entries follow
 	flagNext                     // it lies where the column before it in its class ends
 	flagNextTo                   // so do its entries
 )
 
 func (c *column) put(b []byte, n int, next *places) []byte {
+	next.columns++
 	flags := len(b)
 	b = append(b, byte(c.typ))
 	switch c.typ {
@@ -101,17 +112,25 @@ func (c *column) put(b []byte, n int, next *places) []byte {
 		b = append(b, c.width)
 		b = binary.AppendUvarint(b, uint64(c.entries))
 		b = binary.AppendUvarint(b, uint64(c.size))
-		if p := &next[classStrings]; p.page == c.words && p.at == c.wordAt {
+		if c.inline != "" {
+			b[flags] |= flagText
+			b = append(b, c.inline...)
+			break
+		}
+		if p := &next.next[classStrings]; p.page == c.words && p.at == c.wordAt {
 			b[flags] |= flagNextTo
 		} else {
 			b = binary.AppendUvarint(b, uint64(c.words))
 			b = binary.AppendUvarint(b, uint64(c.wordAt))
 		}
-		next[classStrings].page, next[classStrings].at = c.words, c.wordAt+c.size
+		next.next[classStrings].page, next.next[classStrings].at = c.words, c.wordAt+c.size
 	case columnText:
+		if c.lines {
+			b[flags] |= flagText
+		}
 		b = binary.AppendUvarint(b, uint64(c.size))
 	}
-	p := &next[c.class()]
+	p := &next.next[c.class()]
 	if p.page == c.page && p.at == c.at {
 		b[flags] |= flagNext
 	} else {
@@ -123,6 +142,8 @@ func (c *column) put(b []byte, n int, next *places) []byte {
 }
 
 func readColumn(r *byteReader, n int, next *places) (c column) {
+	c.num = next.columns
+	next.columns++
 	f := r.byte()
 	c.typ = columnType(f & 7)
 	switch c.typ {
@@ -149,16 +170,26 @@ func readColumn(r *byteReader, n int, next *places) (c column) {
 		c.entries = uint32(r.count(MaxRecords))
 		c.size = uint32(r.uvarint())
 		r.bad = r.bad || c.width < 1 || c.width > 4 || c.entries == 0
+		if f&flagText != 0 {
+			if uint64(c.size) > uint64(len(r.b)) {
+				r.bad = true
+				return c
+			}
+			c.inline = string(r.b[:c.size])
+			r.b = r.b[c.size:]
+			break
+		}
 		if f&flagNextTo != 0 {
-			c.words, c.wordAt = next[classStrings].page, next[classStrings].at
+			c.words, c.wordAt = next.next[classStrings].page, next.next[classStrings].at
 		} else {
 			c.words, c.wordAt = uint32(r.uvarint()), uint32(r.uvarint())
 		}
-		next[classStrings].page, next[classStrings].at = c.words, c.wordAt+c.size
+		next.next[classStrings].page, next.next[classStrings].at = c.words, c.wordAt+c.size
 	case columnText:
+		c.lines = f&flagText != 0
 		c.size = uint32(r.uvarint())
 	}
-	p := &next[c.class()]
+	p := &next.next[c.class()]
 	if f&flagNext != 0 {
 		c.page, c.at = p.page, p.at
 	} else {
@@ -170,25 +201,27 @@ func readColumn(r *byteReader, n int, next *places) (c column) {
 
 const (
 	maxHex    = 64
+	maxInline = 256
 	maxDigits = 19 // and no number is larger than an int64 holds
 )
 
 // columnEncoder makes columns. Values of text go to note, each distinct one once or more, so that the filter knows them.
 type columnEncoder struct {
 	*pager
-	note  func(value string, kind slotKind)
-	num   int // the page that values are noted with
-	ints  []int64
-	dist  []uint64
-	index map[string]uint32
-	words []string
-	at    []uint32
+	note    func(value string, kind slotKind)
+	num     int // the page that values are noted with; ownPage: none, but the column itself
+	ints    []int64
+	dist    []uint64
+	index   map[string]uint32
+	words   []string
+	entries []byte
+	at      []uint32
 }
 
 // text makes the column of values of a kind.
 func (e *columnEncoder) text(values []string, kind slotKind) column {
 	if slices.IndexFunc(values, func(v string) bool { return v != values[0] }) < 0 {
-		e.num = directoryPage
+		e.num = ownPage
 		e.note(values[0], kind)
 		return column{typ: columnConst, before: values[0]}
 	}
@@ -344,7 +377,7 @@ func (e *columnEncoder) open(class int) (num int, b []byte) {
 // integers writes e.ints as c says.
 func (e *columnEncoder) integers(c column) column {
 	if c.width == 0 {
-		e.num = directoryPage
+		e.num = ownPage
 		return c
 	}
 	e.dist = e.dist[:0]
@@ -497,33 +530,40 @@ func (e *columnEncoder) distinct(values []string, limit int) bool {
 
 // dict writes what distinct found.
 func (e *columnEncoder) dict(values []string, kind slotKind) column {
-	num, b := e.open(classStrings)
-	c := column{typ: columnDict, entries: uint32(len(e.words)), words: uint32(num), wordAt: uint32(len(b)), width: max(1, bytesOf(uint64(len(e.words)-1)))}
+	c := column{typ: columnDict, entries: uint32(len(e.words)), width: max(1, bytesOf(uint64(len(e.words)-1)))}
+	e.num = ownPage
+	e.entries = e.entries[:0]
 	for _, w := range e.words {
 		e.note(w, kind)
-		b = appendString(b, w)
+		e.entries = appendString(e.entries, w)
 	}
-	c.size = uint32(len(b)) - c.wordAt
-	e.end(classStrings, b)
+	if c.size = uint32(len(e.entries)); c.size <= maxInline {
+		c.inline = string(e.entries)
+	} else {
+		num, b := e.begin(classStrings)
+		c.words, c.wordAt = uint32(num), uint32(len(b))
+		e.end(classStrings, append(b, e.entries...))
+	}
 	e.dist = e.dist[:0]
 	for _, n := range e.at {
 		e.dist = append(e.dist, uint64(n))
 	}
-	num, b = e.begin(classIndexes)
+	num, b := e.begin(classIndexes)
 	c.page, c.at = uint32(num), uint32(len(b))
 	e.end(classIndexes, appendPlanes(b, e.dist, int(c.width)))
 	return c
 }
 
 func (e *columnEncoder) plain(values []string, kind slotKind) column {
-	num, b := e.open(classStrings)
-	c := column{typ: columnText, page: uint32(num), at: uint32(len(b))}
+	c := column{typ: columnText, lines: kind == slotLine}
+	num, b := e.open(c.class())
+	c.page, c.at = uint32(num), uint32(len(b))
 	for _, v := range values {
 		e.note(v, kind)
 		b = appendString(b, v)
 	}
 	c.size = uint32(len(b)) - c.at
-	e.end(classStrings, b)
+	e.end(c.class(), b)
 	return c
 }
 
@@ -604,6 +644,9 @@ func (c *column) dictionary(pages func(num uint32) ([]byte, error)) ([]string, e
 
 // strings are the bytes of the entries of a dictionary, or of columnText.
 func (c *column) strings(pages func(num uint32) ([]byte, error)) ([]byte, error) {
+	if c.inline != "" {
+		return unsafe.Slice(unsafe.StringData(c.inline), len(c.inline)), nil
+	}
 	num, at := c.words, c.wordAt
 	if c.typ == columnText {
 		num, at = c.page, c.at
@@ -724,13 +767,7 @@ func (c *column) wanted(word string) (n int64, ok bool) {
 	return n, true
 }
 
-// termPage is the page that the column's values were noted with.
-func (c *column) termPage() int {
-	switch {
-	case c.typ == columnConst, (c.typ == columnInt || c.typ == columnDelta) && c.width == 0:
-		return directoryPage
-	case c.typ == columnDict:
-		return int(c.words)
-	}
-	return int(c.page)
+// own tells whether the terms of the column are known by column, because they are few, and else by page.
+func (c *column) own() bool {
+	return c.typ == columnConst || c.typ == columnDict || (c.typ == columnInt || c.typ == columnDelta) && c.width == 0
 }

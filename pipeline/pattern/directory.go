@@ -101,7 +101,7 @@ func Open(data []byte, m Meta, t *Templates) (*Block, error) {
 		return nil, kemi.Errorf(kemi.ErrInvalid, "log block: version %d: only %d is known", data[4], version)
 	}
 	fixedAt, slotsAt, dirAt := word(data, 0), word(data, 1), word(data, 2)
-	if fixedAt > slotsAt || slotsAt > dirAt || uint64(dirAt) > uint64(len(data)) || word(data, 4) > directoryPage {
+	if fixedAt > slotsAt || slotsAt > dirAt || uint64(dirAt) > uint64(len(data)) || word(data, 4) > maxPages {
 		return nil, damaged("its parts lie behind its end")
 	}
 	fixed, err := openFilter(data[fixedAt:slotsAt])
@@ -253,6 +253,7 @@ type reading struct {
 	*directory
 	b          *Block
 	pages      map[uint32][]byte
+	present    map[uint64]*presence
 	buffers    []*[]byte
 	numbersOut []*[]uint32
 	atBuffer   *[]kemi.Nanos

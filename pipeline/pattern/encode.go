@@ -565,7 +565,6 @@ func (e *encoder) putSlots(d []byte, t *final) []byte {
 				ns = append(ns, e.span(r, slot).value)
 			}
 			e.cols.ints = ns
-			e.cols.num = directoryPage // where it is if all are equal
 			c = e.cols.integers(e.cols.plan(column{}))
 			for _, r := range t.rows {
 				s := e.span(r, slot)
@@ -582,7 +581,7 @@ func (e *encoder) putSlots(d []byte, t *final) []byte {
 		slot++
 	}
 	if !safe { // a word may go on from a slot into the fixed text
-		e.cols.num = directoryPage
+		e.cols.num = besidePage
 		for _, r := range t.rows {
 			e.slotTerms(e.rows[r].r.Body)
 		}
@@ -627,9 +626,16 @@ func (e *encoder) terms(text string) {
 func (e *encoder) slotTerms(text string) {
 	store.Terms(text, func(term []byte) {
 		if !exempt(view(term)) {
-			e.slots.add(slotKey(hashTerm(view(term)), e.cols.num))
+			e.noteHash(hashTerm(view(term)))
 		}
 	})
+}
+
+func (e *encoder) noteHash(h uint64) {
+	e.slots.add(slotKey(h, e.cols.num))
+	if e.cols.num == ownPage {
+		e.slots.add(columnKey(h, e.next.columns))
+	}
 }
 
 // note adds the terms of a value.
@@ -638,7 +644,7 @@ func (e *encoder) note(value string, kind slotKind) {
 	case slotIPv4: // all of it is exempt
 	case slotWord:
 		if !exempt(value) {
-			e.slots.add(slotKey(hashFolded(value), e.cols.num))
+			e.noteHash(hashFolded(value))
 		}
 	default:
 		e.slotTerms(value)

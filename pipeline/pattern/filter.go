@@ -115,14 +115,21 @@ func openFilter(b []byte) (filter, error) {
 func (f filter) has(key uint64) bool { return f.f == nil || f.f.Contains(key) }
 
 // filters tell which terms a block may have, but for those that are exempt: fixed has those of fixed text and of stream labels, slots those of what varies, with the page in
-// which it lies, so that others need not be looked at.
+// which it lies, so that others need not be looked at, or, where the different values of a column are few, with the column.
 type filters struct {
 	fixed, slots filter
 	pages        int
 }
 
-// directoryPage stands for what lies in the directory.
-const directoryPage = 1<<16 - 1
+const (
+	// ownPage stands for all columns whose terms are known by column, besidePage for lines in which words have no clear end.
+	ownPage    = 1<<16 - 1
+	besidePage = 1<<16 - 2
+	maxPages   = 1<<16 - 3
+)
+
+// columnKey is the key of a term in a column.
+func columnKey(term uint64, num uint32) uint64 { return slotKey(term, 1<<16+int(num)) }
 
 // slotKey is the key of a term in a page.
 func slotKey(term uint64, page int) uint64 {
@@ -144,13 +151,43 @@ func (f *filters) inSlots(h uint64) bool {
 			return true
 		}
 	}
-	return f.slots.has(slotKey(h, directoryPage))
+	return f.slots.has(slotKey(h, ownPage)) || f.slots.has(slotKey(h, besidePage))
 }
 
 // slotsMayHave tells whether what varies may have the term.
 func (f *filters) slotsMayHave(term string) bool { return exempt(term) || f.inSlots(hashTerm(term)) }
 
-// pageMayHave tells whether what varies may have the term in that page.
-func (f *filters) pageMayHave(term string, page int) bool {
-	return exempt(term) || f.slots.has(slotKey(hashTerm(term), page))
+// linesMayHave tells whether lines in which words have no clear end may have the term.
+func (f *filters) linesMayHave(term string) bool {
+	return exempt(term) || f.slots.has(slotKey(hashTerm(term), besidePage))
+}
+
+// presence is where in a block a term may be.
+type presence struct {
+	own   bool // in a column whose terms are known by column
+	pages []bool
+}
+
+func (f *filters) presence(h uint64) *presence {
+	p := &presence{own: f.slots.has(slotKey(h, ownPage)), pages: make([]bool, f.pages)}
+	for i := range p.pages {
+		p.pages[i] = f.slots.has(slotKey(h, i))
+	}
+	return p
+}
+
+// columnMayHave tells whether the column may have a term of that hash.
+func (x *reading) columnMayHave(h uint64, c *column) bool {
+	p := x.present[h]
+	if p == nil {
+		p = x.b.filters.presence(h)
+		if x.present == nil {
+			x.present = map[uint64]*presence{}
+		}
+		x.present[h] = p
+	}
+	if c.own() {
+		return p.own && x.b.filters.slots.has(columnKey(h, c.num))
+	}
+	return int(c.page) < len(p.pages) && p.pages[c.page]
 }

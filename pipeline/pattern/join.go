@@ -119,10 +119,73 @@ next:
 		}
 	}
 	for _, g := range groups {
-		if len(g) > 1 {
-			e.joinGroup(g)
+		for _, part := range e.apart(g) {
+			if len(part) > 1 {
+				e.joinGroup(part)
+			}
 		}
 	}
+}
+
+const (
+	// fewWords at a place keep templates apart, if each of them has fewRows at least: what is said there is more than a name.
+	fewWords = 3
+	fewRows  = 32
+)
+
+// apart divides what is alike by the words at places that have few.
+func (e *encoder) apart(g []shape) [][]shape {
+	if len(g) < 2 {
+		return nil
+	}
+	rows := 0
+	for _, s := range g {
+		rows += e.templates[s.tmpl].rows
+	}
+	var places []int
+	parts := 1
+	for i, p := range g[0].pieces {
+		if !p.word || p.slot >= 0 {
+			continue
+		}
+		words := 1
+		var seen [fewWords]string
+		seen[0] = p.text
+		for _, s := range g[1:] {
+			if w := s.pieces[i]; w.slot >= 0 {
+				words = fewWords + 1
+			} else if words <= fewWords && !slices.Contains(seen[:words], w.text) {
+				if words < fewWords {
+					seen[words] = w.text
+				}
+				words++
+			}
+		}
+		if words > 1 && words <= fewWords && rows/(parts*words) >= fewRows {
+			places = append(places, i)
+			parts *= words
+		}
+	}
+	if len(places) == 0 {
+		return [][]shape{g}
+	}
+	var out [][]shape
+	index := map[string]int{}
+	var key []byte
+	for _, s := range g {
+		key = key[:0]
+		for _, i := range places {
+			key = append(append(key, s.pieces[i].text...), 0)
+		}
+		n, ok := index[string(key)]
+		if !ok {
+			n = len(out)
+			index[string(key)] = n
+			out = append(out, nil)
+		}
+		out[n] = append(out[n], s)
+	}
+	return out
 }
 
 // similar tells whether two templates of one shape have enough in common.

@@ -32,10 +32,11 @@ type wildIs struct {
 	wildWord
 	word   string
 	prefix bool
+	hash   uint64 // of the word, as the filter knows it; 0 if that leaves it out
 }
 
 // maxWays is how many ways are told apart; of a template with more each record is looked at.
-const maxWays = 64
+const maxWays = maxSpans + 1
 
 func (l *leaf) of(t *Template) *judgement {
 	l.mu.RLock()
@@ -90,7 +91,11 @@ func (l *leaf) align(t *Template) *judgement {
 				is = nil
 				break
 			}
-			is = append(is, wildIs{w, b.Word, b.Prefix})
+			h := uint64(0)
+			if !exempt(b.Word) {
+				h = hashTerm(b.Word)
+			}
+			is = append(is, wildIs{w, b.Word, b.Prefix, h})
 		}
 		if is != nil {
 			j.state = judgedWays

@@ -17,12 +17,13 @@ const (
 	classInts           // numbers
 	classIndexes        // into dictionaries
 	classStrings
-	classHex // digits of ids, of which only those pack that come back
+	classLines // lines that are kept whole
+	classHex   // digits of ids, of which only those pack that come back
 	classes
 )
 
 // pageBytes is about how large a page grows, unpacked.
-var pageBytes = [classes]int{64 << 10, 128 << 10, 128 << 10, 256 << 10, 1 << 20}
+var pageBytes = [classes]int{64 << 10, 128 << 10, 128 << 10, 256 << 10, 256 << 10, 1 << 20}
 
 // page is where a page lies in the block, and how large it is unpacked; equal sizes mean that it is not packed.
 type page struct{ at, packed, raw uint32 }

@@ -77,7 +77,7 @@ func (g *lines) body() string {
 		}
 		return string(b)
 	case 13:
-		return g.pick("", " ", "0", "00", "007", "deadbeef", "DEADBEEF12", "0x1f", "1.2.3.4.5", "256.1.1.1", "12:34:56", "24:00:00", "99:99:99", "2026-02-30T00:00:00Z", "Feb 30 01:02:03", "é5", "5é", "시간5", "5시간", "응답시간", "응답 시간", "\x01\x04a-0-", "한", "각")
+		return g.pick("", " ", "0", "00", "007", "deadbeef", "DEADBEEF12", "0x1f", "1.2.3.4.5", "256.1.1.1", "12:34:56", "24:00:00", "99:99:99", "2026-02-30T00:00:00Z", "Feb 30 01:02:03", "é5", "5é", "시간5", "5시간", "응답시간", "응답 시간", "\x01\x04a-0-", "한", "각", "\u212aemi ok", "kemi \u0130d", "\u212aEMI \x01")
 	case 14:
 		return g.pick("tick", "tock", "bell") + " " + g.pick("one", "two", "three", "four", "five") + " " + g.pick("red", "green", "blue", "white") + " went on"
 	case 15:

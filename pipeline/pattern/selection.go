@@ -14,7 +14,8 @@ type Selection struct {
 	b     *Block
 	x     *reading // nil until it is needed
 	count int
-	tmpls []bool // if rows is nil: the templates whose records are selected
+	tmpls []bool // if rows is nil: the templates whose records are selected,
+	extra rowSet // and records of others
 	cells []bool // if that is nil, too: the cells whose records are selected; nil: all records
 	rows  rowSet
 }
@@ -57,8 +58,18 @@ func (q *Query) selectIn(b *Block, s *Selection) (err error) {
 			}
 			return nil
 		}
-		if is, ok := q.root.judge(s.x); ok {
+		is, ok := q.root.judge(s.x)
+		if l, one := q.root.(*leaf); !ok && one && l.field == "" {
+			if is, s.extra, err = l.byTemplates(s.x, nil); err != nil {
+				return err
+			}
+			ok = true
+		}
+		if ok {
 			s.tmpls = is
+			if s.extra != nil {
+				s.count = s.extra.len()
+			}
 			for t, yes := range is {
 				if yes {
 					s.count += s.x.templates[t].rows
@@ -126,15 +137,12 @@ func (s *Selection) set() (rowSet, error) {
 		}
 		s.rows = rows
 	default:
-		of, err := s.x.templateOf()
-		if err != nil {
-			return nil, err
-		}
 		rows := newRowSet(s.x.directory.rows)
-		for r, t := range of {
-			if s.tmpls[t] {
-				rows.add(uint32(r))
-			}
+		if s.extra != nil {
+			rows.or(s.extra)
+		}
+		if err := s.x.addTemplates(s.tmpls, allRows(s.x.directory.rows), rows); err != nil {
+			return nil, err
 		}
 		s.rows = rows
 	}
