@@ -11,6 +11,7 @@ import (
 
 	"kemi"
 	"kemi/collectors/fluent"
+	"kemi/collectors/gelf"
 	"kemi/collectors/graphite"
 	"kemi/collectors/influx"
 	"kemi/collectors/listen"
@@ -34,12 +35,13 @@ type IngestConfig struct {
 	StatsD   statsd.Config `yaml:"statsd"`
 	Syslog   syslog.Config `yaml:"syslog"`
 	Fluent   fluent.Config `yaml:"fluent"`
+	GELF     gelf.Config   `yaml:"gelf"`
 }
 
 func defaultIngestConfig() IngestConfig {
 	return IngestConfig{
 		Config: push.DefaultConfig(), Influx: influx.DefaultConfig(), OTLP: otlp.DefaultConfig(), Telnet: listen.DefaultConfig(), Graphite: listen.DefaultConfig(), StatsD: statsd.DefaultConfig(),
-		Syslog: syslog.DefaultConfig(), Fluent: fluent.DefaultConfig(),
+		Syslog: syslog.DefaultConfig(), Fluent: fluent.DefaultConfig(), GELF: gelf.DefaultConfig(),
 	}
 }
 
@@ -51,7 +53,7 @@ func (c IngestConfig) Validate() error {
 		err  error
 	}{
 		{"", c.Config.Validate()}, {"influx: ", c.Influx.Validate()}, {"", c.OTLP.Validate()}, {"telnet: ", c.Telnet.Validate()}, {"graphite: ", c.Graphite.Validate()}, {"", c.StatsD.Validate()},
-		{"", c.Syslog.Validate()}, {"", c.Fluent.Validate()},
+		{"", c.Syslog.Validate()}, {"", c.Fluent.Validate()}, {"", c.GELF.Validate()},
 	} {
 		if part.err != nil {
 			errs = append(errs, fmt.Errorf("%s%w", part.name, part.err))
@@ -129,6 +131,17 @@ func (a *App) receivers(ctx context.Context, in *push.Push, auth listen.Authenti
 		a.onStop("fluent", l.Close)
 		a.loop("fluent", l.Run)
 		a.listening("fluent", l.Addrs())
+	}
+	messages := gelf.Options{In: in, Auth: auth, Metrics: metrics, Log: part("gelf"), Now: a.now}
+	routes = append(routes, gelf.Routes(messages)...)
+	if cfg.GELF.On() {
+		l, err := gelf.New(ctx, cfg.GELF, messages)
+		if err != nil {
+			return nil, err
+		}
+		a.onStop("gelf", l.Close)
+		a.loop("gelf", l.Run)
+		a.listening("gelf", l.Addrs())
 	}
 	return routes, nil
 }

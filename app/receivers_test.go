@@ -32,7 +32,7 @@ func TestReceiversDocument(t *testing.T) {
 			t.Errorf("%v in\n%s", err, text)
 		}
 	}
-	if seen != 6 {
+	if seen != 7 {
 		t.Errorf("saw %d configurations", seen)
 	}
 }
