@@ -87,9 +87,15 @@ func Run(ctx context.Context, in io.Reader, o Options, p *Progress) error {
 		return r.read(ctx, in)
 	})
 	if err := g.Wait(); err != nil {
-		return errors.Join(err, r.complaint())
+		if n, why := r.refusals(); n > 0 { // of whatever kind err is: that is what ended it
+			return fmt.Errorf("%w\n%d were refused before that:\n%s", err, n, why)
+		}
+		return err
 	}
-	return r.complaint()
+	if n, why := r.refusals(); n > 0 {
+		return bad("%d refused, all else is stored:\n%s", n, why)
+	}
+	return nil
 }
 
 func skip(in io.Reader, n int64) error {
@@ -152,17 +158,14 @@ func (r *run) refuse(n int64, what string) {
 	}
 }
 
-func (r *run) complaint() error {
+// refusals are how many there were, and why the first ones were.
+func (r *run) refusals() (n int64, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.errs) == 0 {
-		return nil
+	if n, why = r.p.Refused.Load(), strings.Join(r.errs, "\n"); n > int64(len(r.errs)) {
+		why += "\n…"
 	}
-	more := ""
-	if n := r.p.Refused.Load(); n > int64(len(r.errs)) {
-		more = "\n…"
-	}
-	return bad("%d refused, all else is stored:\n%s%s", r.p.Refused.Load(), strings.Join(r.errs, "\n"), more)
+	return n, why
 }
 
 // read reads the lines.

@@ -99,6 +99,17 @@ func TestBadLines(t *testing.T) {
 	}
 }
 
+// TestBadLinesBeforeItBreaksOff: what ended it is the error, and nothing is said to be stored that is not.
+func TestBadLinesBeforeItBreaksOff(t *testing.T) {
+	s := newServer()
+	s.fail = func(int) error { return kemi.Errorf(kemi.ErrDenied, "the token is not known") }
+	var p Progress
+	err := Run(t.Context(), strings.NewReader("a 1 1777777770\nb x 1\n"), Options{Format: OpenMetrics, Send: s.send}, &p)
+	if !errors.Is(err, kemi.ErrDenied) || errors.Is(err, kemi.ErrInvalid) || p.Durable.Load() != 0 || strings.Contains(err.Error(), "stored") || !strings.Contains(err.Error(), "1 were refused before that:\nline 2: ") {
+		t.Errorf("%v, durable %d", err, p.Durable.Load())
+	}
+}
+
 // file is n samples of 10 series in the order of time.
 func file(n int) string {
 	var b strings.Builder
