@@ -25,6 +25,7 @@ type aggregate struct {
 	byName map[string]*entry    // by kind-free canonical labels
 	byKey  map[codec.Key]*entry // by the bytes that senders write: nothing is parsed for a known one
 	keyBuf []byte
+	timed  []point // values of gauges that have times of their own
 }
 
 // entry is one metric.
@@ -66,6 +67,12 @@ func (a *aggregate) add(line []byte) error {
 	a.keyBuf = append(codec.AppendName(a.keyBuf[:0], m.name), m.tags...)
 	key := codec.KeyOf(a.keyBuf, 0)
 	e := a.byKey[key]
+	if m.at != 0 && m.kind == gauge { // what it was then says nothing of what it is
+		if e != nil && e.kind != gauge {
+			return bad("metric %q: is a %s already, not a %s", clip(m.name), e.kind, m.kind)
+		}
+		return a.addTimed(&m)
+	}
 	if e == nil {
 		if e, err = a.define(key, &m); err != nil {
 			return err
@@ -86,6 +93,36 @@ func (a *aggregate) add(line []byte) error {
 	}
 	e.used, e.fresh = a.now(), true
 	return nil
+}
+
+// addTimed takes values of a gauge that are to be written as they are.
+func (a *aggregate) addTimed(m *metric) error {
+	ls, err := m.labels()
+	if err != nil {
+		return err
+	}
+	for v := range bytes.SplitSeq(m.values, []byte(":")) {
+		value, err := parseNumber(v)
+		if err != nil {
+			return err
+		}
+		if len(a.timed) >= a.cfg.MaxSeries {
+			return kemi.Errorf(kemi.ErrLimited, "gauge %q: %d values with times wait already to be written (maxSeries)", clip(m.name), len(a.timed))
+		}
+		a.timed = append(a.timed, point{labels: ls, meta: codec.Metadata{Metric: ls.Get(kemi.MetricName), Type: "gauge"}, at: m.at, value: value})
+	}
+	return nil
+}
+
+// again takes points back that could not be written. Those without a time are in the sums still.
+func (a *aggregate) again(points []point) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range points {
+		if p.at != 0 && len(a.timed) < a.cfg.MaxSeries {
+			a.timed = append(a.timed, p)
+		}
+	}
 }
 
 func (a *aggregate) define(key codec.Key, m *metric) (*entry, error) {
@@ -165,6 +202,7 @@ func (a *aggregate) take(e *entry, m *metric, b []byte) error {
 type point struct {
 	labels kemi.Labels
 	meta   codec.Metadata
+	at     kemi.Millis // 0: when it is written
 	start  kemi.Millis
 	value  float64
 	h      *codec.Histogram
@@ -178,7 +216,8 @@ func (a *aggregate) flush(at kemi.Millis) []point {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
-	var out []point
+	out := a.timed
+	a.timed = nil
 	expired := false
 	for name, e := range a.byName {
 		stale := now.Sub(e.used) > a.cfg.Expire
@@ -200,7 +239,7 @@ func (a *aggregate) flush(at kemi.Millis) []point {
 	if expired {
 		clear(a.byKey)
 	}
-	slices.SortFunc(out, func(a, b point) int { return a.labels.Compare(b.labels) })
+	slices.SortStableFunc(out, func(a, b point) int { return a.labels.Compare(b.labels) })
 	return out
 }
 

@@ -29,12 +29,13 @@ type metric struct {
 	values []byte // one or more, with colons between
 	kind   kind
 	rate   float64
-	tags   []byte // name:value,… of DogStatsD
+	tags   []byte      // name:value,… of DogStatsD
+	at     kemi.Millis // when it was, if the sender says so
 }
 
 func bad(format string, args ...any) error { return kemi.Errorf(kemi.ErrInvalid, format, args...) }
 
-// parse reads `name:value|type|@rate|#tags`.
+// parse reads `name:value|type|@rate|#tags|Ttime`.
 func parse(line []byte) (m metric, err error) {
 	colon := bytes.IndexByte(line, ':')
 	if colon < 0 {
@@ -73,10 +74,19 @@ func parse(line []byte) (m metric, err error) {
 			}
 		case len(part) > 0 && part[0] == '#':
 			m.tags = part[1:]
+		case len(part) > 1 && part[0] == 'T':
+			seconds, err := strconv.ParseInt(string(part[1:]), 10, 64)
+			if err != nil || seconds <= 0 || seconds > math.MaxUint32 {
+				return m, bad("%q: time %q: must be seconds since 1970", clip(line), clip(part[1:]))
+			}
+			if m.kind != counter && m.kind != gauge {
+				return m, bad("%q: only counters and gauges can have a time", clip(line))
+			}
+			m.at = kemi.Millis(seconds * 1000)
 		case bytes.HasPrefix(part, []byte("c:")), bytes.HasPrefix(part, []byte("e:")), bytes.HasPrefix(part, []byte("card:")):
 			// Where the sender runs: for an agent that adds tags of the container.
 		default:
-			return m, bad("%q: %q: must be @rate or #tags", clip(line), clip(part))
+			return m, bad("%q: %q: must be @rate, #tags or Ttime", clip(line), clip(part))
 		}
 	}
 	return m, nil

@@ -117,7 +117,7 @@ func (s *session) Full() bool              { return false }
 func (s *session) Flush(_ context.Context) {}
 
 // flush writes the sums. What cannot be written now is tried again with the next flush: counters hold it, and of gauges the last value
-// counts; the quantiles of one interval are lost.
+// counts, and those with times wait; the quantiles of one interval are lost.
 func (r *Receiver) flush(ctx context.Context) {
 	at := kemi.MillisOf(r.o.Now())
 	points := r.sum.flush(at)
@@ -125,6 +125,7 @@ func (r *Receiver) flush(ctx context.Context) {
 		return
 	}
 	if err := r.write(ctx, points, at); err != nil {
+		r.sum.again(points)
 		r.o.In.Refused(protocol, "samples", len(points))
 		r.o.Log.Warn("a flush was not taken", "protocol", protocol, "samples", len(points), "err", err)
 	}
@@ -167,7 +168,11 @@ func (r *Receiver) write(ctx context.Context, points []point, at kemi.Millis) er
 		if p.h != nil {
 			err = b.AddHistogram(s, *p.h)
 		} else {
-			err = b.Add(s, at, p.value, p.start)
+			when := at
+			if p.at != 0 {
+				when = p.at
+			}
+			err = b.Add(s, when, p.value, p.start)
 		}
 		if err != nil {
 			errs = append(errs, err)

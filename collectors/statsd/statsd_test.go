@@ -2,6 +2,7 @@ package statsd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -49,7 +50,11 @@ func flushed(a *aggregate) []string {
 			out = append(out, fmt.Sprintf("%s %s histogram count=%d sum=%v buckets=%d", collectortest.Name(p.labels), p.meta.Type, p.h.Count, p.h.Sum, len(p.h.PositiveDeltas)))
 			continue
 		}
-		out = append(out, fmt.Sprintf("%s %s %v", collectortest.Name(p.labels), p.meta.Type, p.value))
+		then := ""
+		if p.at != 0 {
+			then = fmt.Sprintf(" @%d", p.at)
+		}
+		out = append(out, fmt.Sprintf("%s %s %v%s", collectortest.Name(p.labels), p.meta.Type, p.value, then))
 	}
 	return out
 }
@@ -71,8 +76,10 @@ func TestSums(t *testing.T) {
 		"timer": {"t:100|ms\nt:200|ms|@0.5\nt:300|h", nil, []string{
 			`t{quantile="0.5"} summary 200`, `t{quantile="0.9"} summary 300`, `t{quantile="0.95"} summary 300`, `t{quantile="0.99"} summary 300`, "t_count summary 4", "t_sum summary 800",
 		}},
-		"native":    {"t:100|ms\nt:200|ms|@0.5\nt:0|ms", func(c *Config) { c.Timers = "histogram" }, []string{"t histogram histogram count=4 sum=500 buckets=2"}},
-		"container": {"hits:1|c|@1|#a:b|c:ci-1f|e:it-false|card:low", nil, []string{`hits{a="b"} counter 1`}},
+		"native":       {"t:100|ms\nt:200|ms|@0.5\nt:0|ms", func(c *Config) { c.Timers = "histogram" }, []string{"t histogram histogram count=4 sum=500 buckets=2"}},
+		"counted then": {"hits:1|c|T1656581400\nhits:2|c", nil, []string{"hits counter 3"}},
+		"gauge then":   {"g:5|g\ng:1:-2|g|#a:b|T1656581400\ng:7|g|T1656581400", nil, []string{"g gauge 7 @1656581400000", "g gauge 5", `g{a="b"} gauge 1 @1656581400000`, `g{a="b"} gauge -2 @1656581400000`}},
+		"container":    {"hits:1|c|@1|#a:b|c:ci-1f|e:it-false|card:low", nil, []string{`hits{a="b"} counter 1`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, _ := sums(t, c.change)
@@ -92,7 +99,7 @@ func TestRefused(t *testing.T) {
 	for line, why := range map[string]string{
 		"hits": "must be name:value|type", "hits:1": "must be name", ":1|c": "must be name", "hits:|c": "must be name",
 		"hits:x|c": "must be a number", "hits:NaN|g": "must be a number", "hits:-1|c": "must not be negative", "hits:1|x": "type", "hits:1|c|@0": "sample rate", "hits:1|c|@2": "sample rate",
-		"hits:1|c|T1656581400": "must be @rate or #tags", "hits:1|c|#:x": "cannot be had", "hits:1|c|#__name__:x": "cannot be had", "t:1|ms|#quantile:1": "cannot be had",
+		"hits:1|c|Tx": "must be seconds", "hits:1|c|T0": "must be seconds", "hits:1|c|x": "must be @rate, #tags or Ttime", "t:1|ms|T1656581400": "only counters and gauges", "taken:1|g|T1656581400": "is a counter already", "hits:1|c|#:x": "cannot be had", "hits:1|c|#__name__:x": "cannot be had", "t:1|ms|#quantile:1": "cannot be had",
 		"\xff:1|c": "UTF-8", "taken:1|g": "is a counter already",
 	} {
 		a, _ := sums(t, nil)
@@ -129,6 +136,27 @@ func TestIntervals(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestTimedWaits: what could not be written and has a time of its own is in the next flush; sums need not be given back.
+func TestTimedWaits(t *testing.T) {
+	a, c := sums(t, func(c *Config) { c.MaxSeries = 2 })
+	for _, line := range []string{"hits:1|c", "g:5:6|g|T1777777000"} {
+		if err := a.add([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.add([]byte("g:7|g|T1777777001")); !errors.Is(err, kemi.ErrLimited) {
+		t.Errorf("a third value that waits: %v", err)
+	}
+	a.again(a.flush(kemi.MillisOf(c.now())))
+	want := []string{"g gauge 5 @1777777000000", "g gauge 6 @1777777000000", "hits counter 1"}
+	if got := flushed(a); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := flushed(a); !slices.Equal(got, want[2:]) {
+		t.Errorf("once more: %q", got)
 	}
 }
 
@@ -261,7 +289,7 @@ func TestConfig(t *testing.T) {
 
 // FuzzLine checks that no line makes the sums panic, and that each metric of a flush has labels.
 func FuzzLine(f *testing.F) {
-	for _, s := range []string{"hits:1|c|@0.1|#host:web-1,beta", "g:-3|g", "t:1:2:3|ms", "u:x|s", "_e{5,4}:title|text", "_e{1,0}:a||h:b|#c:d,e|t:error", "_sc|check|2|d:1|#a:b|m:x|y", "a|b:c", ":|@", "x:1|h|c:1|#,,:,"} {
+	for _, s := range []string{"hits:1|c|@0.1|#host:web-1,beta", "g:-3|g", "t:1:2:3|ms", "u:x|s", "_e{5,4}:title|text", "_e{1,0}:a||h:b|#c:d,e|t:error", "_sc|check|2|d:1|#a:b|m:x|y", "g:1|g|T1656581400|#a:b", "a|b:c", ":|@", "x:1|h|c:1|#,,:,"} {
 		f.Add([]byte(s))
 	}
 	a, _ := sums(f, nil)
