@@ -72,3 +72,25 @@ func TestCollectorsDocument(t *testing.T) {
 		t.Errorf("saw %d configurations and %d requests: the document is not read", configurations, requests)
 	}
 }
+
+// TestRetentionDocument checks the configuration of docs/retention.md.
+func TestRetentionDocument(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "kemi.yaml")
+	for _, b := range blocks(t, "retention.md") {
+		if b.what != filepath.Base(name) {
+			continue
+		}
+		if err := os.WriteFile(name, []byte(b.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := LoadConfig(name)
+		if err == nil {
+			err = c.Validate()
+		}
+		if err != nil || len(c.Batch.Retention) != 3 {
+			t.Errorf("%d rules, %v", len(c.Batch.Retention), err)
+		}
+		return
+	}
+	t.Error("no configuration is in the document")
+}
