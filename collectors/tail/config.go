@@ -2,7 +2,6 @@ package tail
 
 import (
 	"path/filepath"
-	"regexp"
 	"time"
 
 	"kemi"
@@ -18,25 +17,22 @@ type Config struct {
 	Service string `yaml:"service"`
 	// Labels are more labels of the lines.
 	Labels map[string]string `yaml:"labels"`
-	// Multiline puts several lines into one record, if Start is set.
+	// Multiline puts several lines into one record, if one of Start, Continue and Preset is set.
 	Multiline Multiline `yaml:"multiline"`
+	// Format is "container" for what container runtimes write (Docker's json-file, CRI): the text is taken out, with its time and stream, lines in parts are joined,
+	// and the path says namespace, pod and container. "" = each line is text.
+	Format string `yaml:"format"`
+	// Encoding is utf-8, utf-16le or utf-16be; "" = what a byte order mark says, or else UTF-8.
+	Encoding string `yaml:"encoding"`
 	// From is where a file begins that is there when the agent starts for the first time: "beginning" (the default) or "end".
 	From string `yaml:"from"`
-}
-
-// Multiline says how lines belong together.
-type Multiline struct {
-	// Start is a regular expression that the first line of a record matches.
-	Start string `yaml:"start"`
-	// MaxLines ends a record after so many lines; 500 if 0.
-	MaxLines int `yaml:"maxLines"`
-	// Timeout ends a record when nothing was added for so long; 3 s if 0.
-	Timeout time.Duration `yaml:"timeout"`
 }
 
 const (
 	maxMultiline     = 10_000
 	defaultMultiline = 500
+
+	formatContainer = "container"
 )
 
 // Validate tells what is wrong with c.
@@ -59,8 +55,17 @@ func (c Config) Validate() error {
 	default:
 		return kemi.Errorf(kemi.ErrInvalid, "from: %q: must be beginning or end", c.From)
 	}
-	if _, err := regexp.Compile(c.Multiline.Start); err != nil {
-		return kemi.Errorf(kemi.ErrInvalid, "multiline.start: %w", err)
+	if _, err := c.Multiline.joiner(); err != nil {
+		return err
+	}
+	if _, ok := encodings[c.Encoding]; !ok {
+		return kemi.Errorf(kemi.ErrInvalid, "encoding: %q: must be utf-8, utf-16le, utf-16be, or empty", c.Encoding)
+	}
+	if c.Format != "" && c.Format != formatContainer {
+		return kemi.Errorf(kemi.ErrInvalid, "format: %q: must be container, or empty", c.Format)
+	}
+	if c.Format != "" && encodings[c.Encoding] != notWide {
+		return kemi.Errorf(kemi.ErrInvalid, "encoding: %q: files of container runtimes are UTF-8", c.Encoding)
 	}
 	if n := c.Multiline.MaxLines; n < 0 || n > maxMultiline {
 		return kemi.Errorf(kemi.ErrInvalid, "multiline.maxLines: %d: must be 0 to %d", n, maxMultiline)
@@ -80,7 +85,7 @@ func (c Config) Validate() error {
 type input struct {
 	Config
 	base     kemi.Labels
-	start    *regexp.Regexp
+	join     *joiner // nil: each line is a record
 	maxLines int
 	timeout  time.Duration
 	endFirst bool
@@ -95,9 +100,7 @@ func newInput(c Config, base kemi.Labels) (*input, error) {
 		in.base = in.base.With(name, value)
 	}
 	in.base = in.base.With("service", orElse(c.Service, in.base.Get("service")))
-	if c.Multiline.Start != "" {
-		in.start = regexp.MustCompile(c.Multiline.Start) // Validate has compiled it
-	}
+	in.join, _ = c.Multiline.joiner() // Validate has looked at it
 	if in.maxLines == 0 {
 		in.maxLines = defaultMultiline
 	}
@@ -105,6 +108,18 @@ func newInput(c Config, base kemi.Labels) (*input, error) {
 		in.timeout = 3 * time.Second
 	}
 	return in, nil
+}
+
+// stream is the labels of a file that was found as path.
+func (in *input) stream(path string) kemi.Labels {
+	stream := in.base
+	if in.Format == formatContainer {
+		for _, l := range containerLabels(path) {
+			stream = stream.With(l.Name, l.Value)
+		}
+		stream = stream.With("service", orElse(in.Service, orElse(stream.Get("container"), stream.Get("service"))))
+	}
+	return stream.With("file", path)
 }
 
 func orElse(s, other string) string {

@@ -34,6 +34,9 @@ type file struct {
 	after   *file     // is read to its end before this one
 	zeros   bool      // it was truncated under a writer that goes on where it was: zeros come first
 	atStart bool      // nothing was handed out yet from its beginning
+
+	wide          wide
+	encodingKnown bool
 }
 
 // open gives a file that is not a pipe, device or folder.
@@ -52,6 +55,18 @@ func open(path string) (*os.File, os.FileInfo, error) {
 		return nil, nil, err
 	}
 	return fd, info, nil
+}
+
+// readSmall reads a file of not more than 1 MiB.
+func readSmall(path string) ([]byte, error) {
+	fd, info, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer fd.Close()
+	b := make([]byte, min(info.Size(), 1<<20))
+	n, err := fd.ReadAt(b, 0)
+	return b[:n], err
 }
 
 func identity(info os.FileInfo) (dev, ino uint64, links uint64) {
@@ -95,7 +110,7 @@ func (f *file) moved(b []byte, offset int64) {
 // restart makes the file begin anew.
 func (f *file) restart() {
 	f.pos.Offset, f.pos.HeadLen, f.pos.Head, f.pos.LastLen, f.pos.Last, f.pos.Start, f.pos.Part = 0, 0, 0, 0, 0, 0, 0
-	f.dirty, f.held, f.atStart = true, false, true
+	f.dirty, f.held, f.atStart, f.encodingKnown = true, false, true, false
 }
 
 // seekEnd makes the file begin after its last whole line.
@@ -105,8 +120,19 @@ func (f *file) seekEnd() error {
 	if n < len(b) {
 		return err
 	}
+	f.learnEncoding()
 	// Without an end of line in reach the middle of a line has to do.
-	if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
+	if f.wide != notWide {
+		from := (f.size - int64(n)) & 1 // where a character begins
+		end := 0
+		for k := f.wide.lineEnd(b[from:]); k > 0; k = f.wide.lineEnd(b[int(from)+end:]) {
+			end += k
+		}
+		if end == 0 {
+			end = (n - int(from)) &^ 1
+		}
+		f.moved(b[:int(from)+end], f.size-int64(n)+from+int64(end))
+	} else if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
 		b = b[:i+1]
 		f.moved(b, f.size-int64(n)+int64(len(b)))
 	} else {

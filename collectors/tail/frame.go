@@ -18,32 +18,42 @@ type frame struct {
 
 // next finds the next record. whole says that data go to the end of the file; flush that what is not a whole record counts as
 // one, as nothing was added for long.
-func (in *input) next(data []byte, flush bool) frame {
+func (in *input) next(data []byte, w wide, flush bool) frame {
 	if len(data) == 0 {
 		return frame{}
 	}
-	n := bytes.IndexByte(data[:min(len(data), MaxLine+1)], '\n') + 1
+	if in.Format == formatContainer {
+		return in.nextPrinted(data, flush)
+	}
+	n := w.lineEnd(data[:min(len(data), MaxLine+1)])
 	if n == 0 {
 		if len(data) > MaxLine {
-			return frame{n: cutAt(data), cut: true, ok: true}
+			return frame{n: w.cutAt(data), cut: true, ok: true}
 		}
-		return frame{n: len(data), ok: flush, held: true}
+		n = len(data)
+		if w != notWide {
+			n &^= 1
+		}
+		return frame{n: n, ok: flush && n > 0, held: true}
 	}
-	if in.start == nil {
+	if in.join == nil {
 		return frame{n: n, ok: true}
 	}
 	// More lines belong to it until one that begins the next record.
 	for lines := 1; lines < in.maxLines; lines++ {
-		m := bytes.IndexByte(data[n:], '\n') + 1
+		m := w.lineEnd(data[n:])
 		rest := data[n : n+m]
 		if m == 0 {
 			// The line is not whole; but what begins the next record may show already.
 			rest = data[n:]
+			if w != notWide {
+				rest = rest[:len(rest)&^1]
+			}
 			if len(rest) == 0 || !flush && len(data) <= MaxLine {
 				return frame{n: n, ok: flush, held: true}
 			}
 		}
-		if in.start.Match(bytes.TrimRight(rest, "\r\n")) || n+len(rest) > MaxLine {
+		if in.join.begins(bytes.TrimRight(w.plain(rest), "\r\n")) || n+len(rest) > MaxLine {
 			return frame{n: n, ok: true}
 		}
 		n += len(rest)

@@ -53,7 +53,7 @@ func (t *Tail) resolve(f *file, now time.Time) bool {
 			path := p.Path
 			p.Dev, p.Ino = f.pos.Dev, f.pos.Ino
 			f.pos, f.fresh, f.atStart = p.Position, false, false
-			f.stream = f.in.base.With("file", path)
+			f.stream = f.in.stream(path)
 			t.former = append(t.former[:i:i], t.former[i+1:]...)
 			t.pending = append(t.pending, t.only(f))
 			t.Stats.Copies.Add(1)
@@ -121,6 +121,7 @@ func (t *Tail) read(ctx context.Context, f *file) (more bool, err error) {
 			head = t.buf[:min(n, maxHead)]
 		}
 		f.learnHead(head)
+		f.learnEncoding()
 		whole := err != nil // to the end of the file
 		used, err := t.split(ctx, f, t.buf[back:n], whole && now.Sub(f.changed) >= t.holdFor(f), now)
 		if err != nil {
@@ -145,7 +146,7 @@ func (t *Tail) read(ctx context.Context, f *file) (more bool, err error) {
 // split hands out the records in data, which stand at the position of f, and tells how much of data they took.
 func (t *Tail) split(ctx context.Context, f *file, data []byte, flush bool, now time.Time) (used int, err error) {
 	for {
-		if f.zeros {
+		if f.zeros && f.wide == notWide {
 			n := 0
 			for used+n < len(data) && data[used+n] == 0 {
 				n++
@@ -155,7 +156,7 @@ func (t *Tail) split(ctx context.Context, f *file, data []byte, flush bool, now 
 			}
 			f.zeros = used == len(data) // more may come
 		}
-		fr := f.in.next(data[used:], flush)
+		fr := f.in.next(data[used:], f.wide, flush)
 		if !fr.ok {
 			return used, nil
 		}
@@ -172,7 +173,11 @@ func (t *Tail) split(ctx context.Context, f *file, data []byte, flush bool, now 
 
 // emit puts one record among those to hand out.
 func (t *Tail) emit(f *file, raw, upTo []byte, fr frame, now time.Time) {
-	body := text(raw)
+	if f.in.Format == formatContainer && !fr.cut && f.pos.Part == 0 {
+		t.emitPrinted(f, raw, upTo, now)
+		return
+	}
+	body := text(f.wide.plain(raw))
 	if f.atStart {
 		if len(body) >= 3 && string(body[:3]) == string(byteOrderMark) {
 			body = body[3:]
@@ -194,7 +199,7 @@ func (t *Tail) emit(f *file, raw, upTo []byte, fr frame, now time.Time) {
 		if !fr.cut {
 			f.pos.Start, f.pos.Part = 0, 0
 		}
-	case fr.held && f.in.start == nil:
+	case fr.held && f.in.join == nil:
 		attrs = kemi.LabelsOf("line.partial", "true")
 		t.Stats.Partial.Add(1)
 	case len(body) == 0:
@@ -208,6 +213,32 @@ func (t *Tail) emit(f *file, raw, upTo []byte, fr frame, now time.Time) {
 	t.Stats.Bytes.Add(int64(len(raw)))
 	t.pending = append(t.pending, Entry{Record: r, Key: f.key, Position: f.pos})
 	t.pendingBytes += len(body)
+}
+
+// emitPrinted is emit for files of container runtimes. A frame may hold several records; the position moves with the last.
+func (t *Tail) emitPrinted(f *file, raw, upTo []byte, now time.Time) {
+	f.atStart = false
+	before := f.pos
+	f.moved(upTo, f.pos.Offset+int64(len(raw)))
+	f.pos.At = kemi.MillisOf(now)
+	t.Stats.Bytes.Add(int64(len(raw)))
+	for _, r := range f.in.printedRecords(raw) {
+		if r.At == 0 {
+			r.At = kemi.NanosOf(now)
+		}
+		r.Stream = f.stream
+		t.Stats.Lines.Add(1)
+		if r.Body == "" {
+			continue // an empty line says nothing
+		}
+		t.pending = append(t.pending, Entry{Record: r, Key: f.key, Position: before})
+		t.pendingBytes += len(r.Body)
+	}
+	if n := len(t.pending); n > 0 && t.pending[n-1].Key == f.key {
+		t.pending[n-1].Position = f.pos
+	} else {
+		t.pending = append(t.pending, t.only(f))
+	}
 }
 
 func (t *Tail) only(f *file) Entry { return Entry{Only: true, Key: f.key, Position: f.pos} }

@@ -185,7 +185,7 @@ func (t *Tail) add(in *input, path string, now time.Time) bool {
 		t.remember(saved, now)
 	}
 	delete(t.saved, k)
-	f.stream = in.base.With("file", f.pos.Path)
+	f.stream = in.stream(f.pos.Path)
 	if f.fresh && in.endFirst && t.firstStart && !t.scanned {
 		if err := f.seekEnd(); err == nil {
 			f.fresh = false

@@ -279,7 +279,7 @@ func (t *Tail) pump(ctx context.Context) (again bool, err error) {
 
 // holdFor is how long f may end with something that is not whole.
 func (t *Tail) holdFor(f *file) time.Duration {
-	if f.in.start != nil {
+	if f.in.join != nil {
 		return f.in.timeout
 	}
 	return t.o.PartialAfter

@@ -177,7 +177,7 @@ func FuzzFrame(f *testing.F) {
 			at := 0
 			for end := min(step, len(data)); ; end = min(end+step, len(data)) {
 				for {
-					fr := in.next(data[at:end], end == len(data))
+					fr := in.next(data[at:end], notWide, end == len(data))
 					if !fr.ok {
 						break
 					}
