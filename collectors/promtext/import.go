@@ -99,6 +99,9 @@ func (r *Receiver) take(w http.ResponseWriter, req *http.Request, id kemi.Identi
 	if err := p.read(req.Context(), in); err != nil {
 		return p, err
 	}
+	if p.format == OpenMetrics && !p.ended {
+		p.refuse(nil, bad("the body ends without # EOF, so it may have been cut short"))
+	}
 	return p, p.out.Flush(req.Context())
 }
 
@@ -152,6 +155,7 @@ type importer struct {
 
 	families map[string]*family
 	last     *family // of the line before
+	ended    bool    // there was a line # EOF
 
 	line int
 	good int
@@ -354,11 +358,14 @@ func (p *importer) exemplar(b *codec.Builder, series *codec.Series, s *Sample) e
 	return b.AddExemplar(series, x)
 }
 
-// comment reads # HELP, # TYPE and # UNIT.
+// comment reads # HELP, # TYPE, # UNIT and # EOF.
 func (p *importer) comment(line []byte) {
 	what, rest := word(trim(line[1:]))
 	switch string(what) {
 	case "HELP", "TYPE", "UNIT":
+	case "EOF":
+		p.ended = true
+		return
 	default:
 		return
 	}

@@ -113,6 +113,18 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// TestWithoutItsEnd: OpenMetrics that does not end with # EOF may have been cut short: it is stored, but not answered as if it were whole.
+func TestWithoutItsEnd(t *testing.T) {
+	for _, body := range []string{"a_total 1 1777777770\n", "a_total 1 1777777770\n# EO"} {
+		h := open(t)
+		status, text, _ := h.Post("/api/v1/import/prometheus", []byte(body), "Content-Type", "application/openmetrics-text; version=1.0.0")
+		if status != 400 || !strings.Contains(text, "1 samples stored") || !strings.Contains(text, "without # EOF") {
+			t.Errorf("%d %s", status, text)
+		}
+		h.Expect(`a_total 1 @1777777770000`)
+	}
+}
+
 // endless is a body of n lines that is made as it is read.
 type endless struct {
 	n, i int
