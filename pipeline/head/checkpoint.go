@@ -29,10 +29,10 @@ import (
 // docs/formats/head.md describes the file.
 
 const (
-	checkpointMagic   = "KEMIckp\x01"
+	checkpointMagic   = "KEMIckp\x02" // the last byte is the version
 	checkpointEnd     = "\x01pkcIMEK"
 	checkpointPrefix  = "checkpoint-"
-	checkpointVersion = 1
+	checkpointVersion = 2
 	// restsAfter is after how long without samples a series gives its buffer back.
 	restsAfter = 15 * time.Minute
 )
@@ -70,7 +70,10 @@ func (s *summed) Write(b []byte) (int, error) {
 }
 
 // checkpoint makes all that was appended before it durable, and deletes what it replaces.
-func (db *DB) checkpoint() error {
+func (db *DB) checkpoint() error { return db.makeCheckpoint(false) }
+
+// makeCheckpoint makes one, packed unless it is to be plain.
+func (db *DB) makeCheckpoint(plain bool) error {
 	db.checkpointMu.Lock()
 	defer db.checkpointMu.Unlock()
 	began := time.Now()
@@ -90,7 +93,7 @@ func (db *DB) checkpoint() error {
 		return err
 	}
 	path := filepath.Join(db.cfg.Dir, fmt.Sprintf("%s%016d", checkpointPrefix, db.sequence+1))
-	if err := db.writeCheckpoint(path+tmpSuffix, positions); err != nil {
+	if err := db.writeCheckpoint(path+tmpSuffix, positions, plain); err != nil {
 		return errors.Join(err, removeIfThere(path+tmpSuffix))
 	}
 	if err := os.Rename(path+tmpSuffix, path); err != nil {
@@ -102,6 +105,7 @@ func (db *DB) checkpoint() error {
 	before := db.sequence
 	db.sequence++
 	db.durable.Store(&positions)
+	db.loose.Store(plain)
 	db.ended = time.Now()
 	db.took = db.ended.Sub(began)
 	if before > 0 {
@@ -149,7 +153,7 @@ func (db *DB) rest() error {
 	return nil
 }
 
-func (db *DB) writeCheckpoint(path string, positions bus.Positions) (err error) {
+func (db *DB) writeCheckpoint(path string, positions bus.Positions, plain bool) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -161,6 +165,7 @@ func (db *DB) writeCheckpoint(path string, positions bus.Positions) (err error) 
 		return err
 	}
 	head := checkpointHead{Version: checkpointVersion, Positions: positions}
+	p := &pieces{w: w, plain: plain}
 	var buf []byte
 	for i := 0; ; i++ {
 		db.mu.RLock()
@@ -172,19 +177,20 @@ func (db *DB) writeCheckpoint(path string, positions bus.Positions) (err error) 
 		buf, n = db.appendSlab(buf[:0], i)
 		db.mu.RUnlock()
 		head.Series += n
-		if _, err := w.Write(buf); err != nil {
+		if _, err := p.Write(buf); err != nil {
 			return err
 		}
 	}
-	if _, err := w.Write([]byte{0xff, 0xff, 0xff, 0xff}); err != nil { // no space has that number
+	_, err = p.Write([]byte{0xff, 0xff, 0xff, 0xff}) // no space has that number
+	if err = errors.Join(err, p.flush()); err != nil {
 		return err
 	}
 	head.Spaces = w.n
-	if err := db.writeSpaces(w); err != nil {
+	if err := errors.Join(db.writeSpaces(p), p.flush()); err != nil {
 		return err
 	}
 	head.Exemplars = w.n
-	if err := db.writeExemplars(w); err != nil {
+	if err := errors.Join(db.writeExemplars(p), p.flush()); err != nil {
 		return err
 	}
 	if err := db.syncChunks(&head); err != nil {
@@ -225,21 +231,20 @@ func (db *DB) appendSlab(b []byte, i int) ([]byte, int) {
 			continue
 		}
 		n++
+		samples, base := db.unsettled(s)
 		b = le.AppendUint32(b, s.space)
 		b = le.AppendUint16(b, s.pairs)
-		b = append(b, s.n, s.flags&(laned|histograms))
+		b = append(b, byte(len(samples)), s.flags&(laned|histograms))
 		b = le.AppendUint64(b, uint64(s.last))
-		b = le.AppendUint64(b, uint64(s.base))
+		b = le.AppendUint64(b, uint64(base))
 		b = le.AppendUint64(b, s.chain)
 		for _, p := range db.pairsOf(s) {
 			b = le.AppendUint32(b, p)
 		}
-		if s.n > 0 {
-			for _, x := range db.buffers.buffer(s.class, s.buffer)[:s.n] {
-				b = le.AppendUint32(b, x.after)
-				b = le.AppendUint32(b, x.low)
-				b = le.AppendUint32(b, x.high)
-			}
+		for _, x := range samples {
+			b = le.AppendUint32(b, x.after-uint32(base-s.base))
+			b = le.AppendUint32(b, x.low)
+			b = le.AppendUint32(b, x.high)
 		}
 		if s.is(laned) {
 			b = db.lanes[id].append(b)
@@ -255,6 +260,21 @@ func (db *DB) appendSlab(b []byte, i int) ([]byte, int) {
 		}
 	}
 	return b, n
+}
+
+// unsettled are the samples in the buffer of a series that are not settled, and the time of the first one.
+func (db *DB) unsettled(s *series) ([]slot, int64) {
+	if s.n == 0 {
+		return nil, s.base
+	}
+	b := db.buffers.buffer(s.class, s.buffer)[:s.n]
+	for len(b) > 0 && s.base+int64(b[0].after) < db.cut {
+		b = b[1:]
+	}
+	if len(b) == 0 {
+		return nil, s.base
+	}
+	return b, s.base + int64(b[0].after)
 }
 
 // append appends a lane.

@@ -97,6 +97,7 @@ type DB struct {
 	sequence     uint64     // of the newest checkpoint
 	ended        time.Time  // when that was there
 	took         time.Duration
+	loose        atomic.Bool // it is not packed
 	durable      atomic.Pointer[bus.Positions]
 
 	freshMu   sync.Mutex
@@ -279,7 +280,7 @@ const (
 	quietLooks = 4
 	// quietSamples is how many samples since the last checkpoint make one out of turn worth it, at least; else as many as there are series.
 	quietSamples = 64 << 10
-	// quietShare: it is quiet while less than this part of those samples has come.
+	// quietShare: it is quiet while less than this part of that has come.
 	quietShare = 16
 	// quietTime: such checkpoints take this part of the time at most.
 	quietTime = 50
@@ -291,12 +292,14 @@ type quiet struct {
 	looks int
 }
 
-// quiet tells whether there is so much to be replayed, and so little coming, that a checkpoint is due. It is called quietLooks times in CheckpointQuiet.
+// quiet tells whether a checkpoint is due because next to nothing comes, and there is much to be replayed or the last one was not packed. It is called quietLooks times
+// in CheckpointQuiet.
 func (db *DB) quiet(q *quiet) bool {
 	db.appendMu.Lock()
 	since := db.since
 	db.appendMu.Unlock()
-	if since < max(quietSamples, int(db.alive.Load())) || since < q.since || (since-q.since)*quietShare > since {
+	much := max(quietSamples, int(db.alive.Load()))
+	if since < much && !db.loose.Load() || since < q.since || (since-q.since)*quietShare > max(since, much) {
 		*q = quiet{since: since}
 		return false
 	}
@@ -322,6 +325,7 @@ func (db *DB) maintain() {
 	}
 	var q quiet
 	for {
+		plain := false
 		select {
 		case <-db.stop:
 			return
@@ -338,8 +342,9 @@ func (db *DB) maintain() {
 			continue
 		case <-tick.C:
 		case <-db.checkpointWaker:
+			plain = true // more will follow soon
 		}
-		if err := db.checkpoint(); err != nil {
+		if err := db.makeCheckpoint(plain); err != nil {
 			db.m.checkpointFailed.Inc()
 			db.log.Error("series not made durable; a restart will replay more", "err", err)
 		}

@@ -1,7 +1,6 @@
 package head
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -102,7 +101,7 @@ func openCheckpoint(path string) (_ *foundCheckpoint, err error) {
 		}
 	}()
 	b := c.data
-	if string(b[:len(checkpointMagic)]) != checkpointMagic || string(b[len(b)-len(checkpointEnd):]) != checkpointEnd {
+	if n := len(checkpointMagic) - 1; string(b[:n]) != checkpointMagic[:n] || string(b[len(b)-len(checkpointEnd):]) != checkpointEnd {
 		return nil, errTorn
 	}
 	b = b[:len(b)-len(checkpointEnd)]
@@ -119,47 +118,12 @@ func openCheckpoint(path string) (_ *foundCheckpoint, err error) {
 	if err := json.Unmarshal(b[len(b)-size:], &c.head); err != nil {
 		return nil, err
 	}
-	if c.head.Version != checkpointVersion {
-		return nil, fmt.Errorf("version %d: this program knows version %d", c.head.Version, checkpointVersion)
+	if v := c.head.Version; v < 1 || v > checkpointVersion || b[len(checkpointMagic)-1] != byte(v) {
+		return nil, fmt.Errorf("version %d: this program knows versions 1 to %d", v, checkpointVersion)
 	}
 	c.end = len(b) - size
 	return c, nil
 }
-
-// input is read from the front. What it gives after an end is zero, and the error is kept: the sum is right, so it does not happen.
-type input struct {
-	b   []byte
-	err error
-}
-
-func (in *input) take(n int) []byte {
-	if n < 0 || n > len(in.b) {
-		in.err = errTorn
-		in.b = nil
-		return nil
-	}
-	b := in.b[:n:n]
-	in.b = in.b[n:]
-	return b
-}
-
-func (in *input) u32() uint32 {
-	if b := in.take(4); b != nil {
-		return binary.LittleEndian.Uint32(b)
-	}
-	return 0
-}
-
-func (in *input) u64() uint64 {
-	if b := in.take(8); b != nil {
-		return binary.LittleEndian.Uint64(b)
-	}
-	return 0
-}
-
-func (in *input) i64() int64 { return int64(in.u64()) }
-
-func (in *input) string() string { return string(in.take(int(in.u32()))) }
 
 // loadCheckpoint makes the state what it was, or empty. Sources that are settled meanwhile are not shown.
 func (db *DB) loadCheckpoint(found *foundCheckpoint, retired []string) (err error) {
@@ -199,10 +163,11 @@ func (db *DB) loadCheckpoint(found *foundCheckpoint, retired []string) (err erro
 }
 
 func (db *DB) loadState(found *foundCheckpoint) error {
-	if err := db.loadSpaces(found.data[found.head.Spaces:found.head.Exemplars]); err != nil {
+	packed := found.head.Version > 1
+	if err := db.loadSpaces(inputOf(found.data[found.head.Spaces:found.head.Exemplars], packed)); err != nil {
 		return err
 	}
-	in := &input{b: found.data[len(checkpointMagic):found.head.Spaces]}
+	in := inputOf(found.data[len(checkpointMagic):found.head.Spaces], packed)
 	var pairs []uint32
 	for in.err == nil {
 		number := in.u32()
@@ -278,7 +243,7 @@ func (db *DB) loadState(found *foundCheckpoint) error {
 	if err := db.chunks.flush(); err != nil {
 		return err
 	}
-	return db.loadExemplars(found.data[found.head.Exemplars:found.end])
+	return db.loadExemplars(inputOf(found.data[found.head.Exemplars:found.end], packed))
 }
 
 func (db *DB) loadLane(in *input, id uint32, s *series) {
@@ -305,9 +270,8 @@ func (db *DB) loadOpen(in *input, s *series) (err error) {
 	return in.err
 }
 
-func (db *DB) loadSpaces(b []byte) error {
-	in := &input{b: b}
-	for len(in.b) > 0 && in.err == nil {
+func (db *DB) loadSpaces(in *input) error {
+	for in.more() {
 		sp := newSpace(in.string(), uint32(len(db.spaces)))
 		db.spaces = append(db.spaces, sp)
 		db.byName[sp.name] = sp
@@ -340,11 +304,11 @@ func (db *DB) loadSpaces(b []byte) error {
 	return in.err
 }
 
-func (db *DB) loadExemplars(b []byte) error {
+func (db *DB) loadExemplars(in *input) error {
 	if db.exemplars == nil {
 		return nil
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
+	dec := json.NewDecoder(in)
 	for {
 		var e savedExemplar
 		switch err := dec.Decode(&e); {

@@ -69,6 +69,20 @@ func TestQuiet(t *testing.T) {
 	if due(0) {
 		t.Error("due after a checkpoint")
 	}
+	put(2000)
+	if err := db.makeCheckpoint(true); err != nil {
+		t.Fatal(err)
+	}
+	if due(2 * quietSamples) {
+		t.Error("due after a plain one while many samples come")
+	}
+	if err := db.makeCheckpoint(true); err != nil {
+		t.Fatal(err)
+	}
+	db.took = 0
+	if !due(100) {
+		t.Error("not due after a plain one when it has become quiet")
+	}
 }
 
 // TestQuietCheckpoint: the positions follow by themselves when it has become quiet.
