@@ -107,7 +107,7 @@ func TestPublicRoutes(t *testing.T) {
 		}
 	}
 	slices.Sort(public)
-	if want := []string{"GET /-/healthy", "GET /-/ready", "GET /healthz", "GET /login", "GET /readyz", "OPTIONS /api/v1/{path...}", "POST /login"}; !slices.Equal(public, want) {
+	if want := []string{"GET /-/healthy", "GET /-/ready", "GET /health", "GET /healthz", "GET /login", "GET /ping", "GET /readyz", "OPTIONS /api/v1/{path...}", "POST /login"}; !slices.Equal(public, want) {
 		t.Errorf("public routes %v, want %v", public, want)
 	}
 	if len(a.Routes) < 60 {

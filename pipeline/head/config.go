@@ -24,7 +24,7 @@ type Config struct {
 	// never replay for long.
 	Checkpoint time.Duration `yaml:"checkpoint"`
 	// CheckpointQuiet is after how long with next to no samples there is one out of turn, so that the log of record need not keep what came before: that is worth
-	// it if there was a sample for each series since the last one, and at most one fiftieth of the time is spent with it. 0 = never.
+	// it if there was a sample for each series since the last one, for fewer when it has been quiet for ten times as long, and at most one fiftieth of the time is spent with it. 0 = never.
 	CheckpointQuiet time.Duration `yaml:"checkpointQuiet"`
 	// BlockDuration is the span of what is settled at once; up to one and a half times that stays here.
 	BlockDuration time.Duration `yaml:"blockDuration"`

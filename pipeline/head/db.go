@@ -282,6 +282,8 @@ const (
 	quietSamples = 64 << 10
 	// quietShare: it is quiet while less than this part of that has come.
 	quietShare = 16
+	// quietLong is how many times as long it has to be quiet for a checkpoint that is for less.
+	quietLong = 10
 	// quietTime: such checkpoints take this part of the time at most.
 	quietTime = 50
 )
@@ -292,18 +294,23 @@ type quiet struct {
 	looks int
 }
 
-// quiet tells whether a checkpoint is due because next to nothing comes, and there is much to be replayed or the last one was not packed. It is called quietLooks times
-// in CheckpointQuiet.
+// quiet tells whether a checkpoint is due because next to nothing comes, and there is much to be replayed, or the last one was not packed, or it has been so for long. It is
+// called quietLooks times in CheckpointQuiet.
 func (db *DB) quiet(q *quiet) bool {
 	db.appendMu.Lock()
 	since := db.since
 	db.appendMu.Unlock()
 	much := max(quietSamples, int(db.alive.Load()))
-	if since < much && !db.loose.Load() || since < q.since || (since-q.since)*quietShare > max(since, much) {
+	loose := db.loose.Load()
+	if since == 0 && !loose || since < q.since || (since-q.since)*quietShare > max(since, much) {
 		*q = quiet{since: since}
 		return false
 	}
-	if q.looks++; q.looks < quietLooks || !db.checkpointMu.TryLock() {
+	looks := quietLooks
+	if since < much && !loose {
+		looks *= quietLong
+	}
+	if q.looks++; q.looks < looks || !db.checkpointMu.TryLock() {
 		return false
 	}
 	rested := time.Since(db.ended)

@@ -83,6 +83,21 @@ func TestQuiet(t *testing.T) {
 	if !due(100) {
 		t.Error("not due after a plain one when it has become quiet")
 	}
+	if err := db.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	db.took = 0
+	q = quiet{}
+	put(1000)
+	long := 0
+	for !due(0) {
+		if long++; long > 2*quietLong {
+			t.Fatal("not due for few samples when it has been quiet for long")
+		}
+	}
+	if long < quietLong/2 {
+		t.Errorf("due for few samples after %d times as long", long)
+	}
 }
 
 // TestQuietCheckpoint: the positions follow by themselves when it has become quiet.
