@@ -82,8 +82,12 @@ type Job struct {
 	Settled []string // blocks that it replaces
 	Sources []string // blocks of the live store that it replaces
 	Closed  kemi.Millis
+	Level   int // of the slot that the result lies in, or ofAge
 	Why     string
 }
+
+// ofAge is the Level of a job whose samples go to the widest slot each that is over.
+const ofAge = -1
 
 // State is what a plan is made from.
 type State struct {
@@ -99,14 +103,20 @@ type State struct {
 // sample is written few times. Then blocks are merged.
 func Plan(s State) *Job {
 	if len(s.Sources) > 0 {
-		j := &Job{Closed: s.Closed, Why: "settle"}
+		j := &Job{Closed: s.Closed, Level: ofAge, Why: "settle"}
 		for _, x := range s.Sources {
 			j.Sources = append(j.Sources, x.ID)
 		}
 		return j
 	}
 	if len(s.Rewrite) > 0 {
-		return &Job{Settled: s.Rewrite[:1], Closed: s.Closed, Why: "rewrite"}
+		j := &Job{Settled: s.Rewrite[:1], Closed: s.Closed, Level: ofAge, Why: "rewrite"}
+		for _, b := range s.Blocks {
+			if b.ID == s.Rewrite[0] {
+				j.Level = b.Level
+			}
+		}
+		return j
 	}
 	return merge(s)
 }
@@ -118,13 +128,14 @@ const overlayShare = 4
 // maxOverlays is how many blocks may lie in a slot that is over.
 const maxOverlays = 8
 
-// merge looks for the slot with the most to gain: lower slots first, as their blocks are the smallest.
+// merge looks for the slot with the most to gain: lower slots first, as their blocks are the smallest. Of today's blocks it leaves each in its hours until the day
+// is over, unless all that is possible is asked for: most of them would be written again and again. A month is never begun before it is over.
 func merge(s State) *Job {
 	bySlot := map[Slot][]Block{}
 	for _, b := range s.Blocks {
 		for level := b.Level; level < len(Levels); level++ {
 			slot := slotAt(level, b.From)
-			if level > b.Level && slot.To() > s.Closed {
+			if level > b.Level && slot.To() > s.Closed && (!s.All || level == len(Levels)-1) {
 				break
 			}
 			bySlot[slot] = append(bySlot[slot], b)
@@ -140,7 +151,7 @@ func merge(s State) *Job {
 			continue // the wider slot takes them all at once
 		}
 		if ids := choose(slot, bySlot[slot], s); len(ids) > 0 {
-			return &Job{Settled: ids, Closed: s.Closed, Why: "merge"}
+			return &Job{Settled: ids, Closed: s.Closed, Level: slot.Level, Why: "merge"}
 		}
 	}
 	return nil

@@ -45,6 +45,11 @@ func TestPlan(t *testing.T) {
 		{"sources first", State{Closed: day, Sources: []Source{{ID: "x"}, {ID: "y"}}, Rewrite: []string{"a"}}, "settle x y"},
 		{"then what lost something", State{Closed: day, Rewrite: []string{"a", "b"}}, "rewrite a"},
 		{"a day that is not over", State{Closed: hours(20), Blocks: []Block{block("a", 0, 0, 10), block("b", 0, hours(2), 10)}}, ""},
+		{"a day that is not over, all that is possible", State{Closed: hours(20), All: true, Blocks: []Block{block("a", 0, 0, 10), block("b", 0, hours(2), 10), block("c", 0, day, 10)}}, "merge a b"},
+		{"and what came since", State{Closed: hours(20), All: true, Blocks: []Block{block("a", 1, 0, 1000), block("b", 0, hours(4), 10)}}, "merge b a"},
+		{"which waits otherwise", State{Closed: hours(20), Blocks: []Block{block("a", 1, 0, 1000), block("b", 0, hours(4), 900)}}, ""},
+		{"nothing more", State{Closed: hours(20), All: true, Blocks: []Block{block("a", 1, 0, 1000)}}, ""},
+		{"a month that is not over", State{Closed: 2 * day, All: true, Blocks: []Block{block("a", 1, 0, 1000), block("b", 1, day, 1000)}}, ""},
 		{"a day that is over", State{Closed: day, Blocks: []Block{block("a", 0, 0, 10), block("b", 0, hours(2), 10), block("c", 0, day, 10)}}, "merge a b"},
 		{"a month that is over takes its days at once", State{Closed: 31 * day, Blocks: []Block{block("a", 0, 0, 10), block("b", 0, hours(2), 10), block("c", 1, 3*day, 20)}}, "merge a b c"},
 		{"a small overlay stays", State{Closed: 31 * day, Blocks: []Block{block("a", 2, 0, 1000), block("b", 2, day, 10)}}, ""},
@@ -103,7 +108,7 @@ func TestPlanEnds(t *testing.T) {
 				from = b.From
 				return true
 			})
-			s := slotOf(from, j.Closed)
+			s := slotAt(j.Level, from)
 			add(s.Level, s.From, bytes)
 		}
 		most = max(most, len(blocks))

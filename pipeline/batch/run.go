@@ -181,7 +181,7 @@ func (l *Layer) do(ctx context.Context, j *Job, r *Report) (err error) {
 		defer news.close()
 		sources = append(sources, settled.MergeIter(v.retention(), news))
 	}
-	w := &slotWriter{ctx: ctx, l: l, closed: j.Closed, level: l.levelOf(inputs, j), slots: map[Slot]*slotBlock{}}
+	w := &slotWriter{ctx: ctx, l: l, closed: j.Closed, level: j.Level, slots: map[Slot]*slotBlock{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.abort())
@@ -226,14 +226,6 @@ func sum(bs []Block, f func(Block) int64) (n int64) {
 	return n
 }
 
-// levelOf is the level that a merge's result lies on, or -1 if each sample goes to the slot of its age.
-func (l *Layer) levelOf(inputs []*ViewBlock, j *Job) int {
-	if len(j.Sources) > 0 || len(inputs) != 1 || j.Why != "rewrite" {
-		return -1
-	}
-	return inputs[0].Level
-}
-
 // slotWriter writes series into one block for each slot that they have samples in.
 type slotWriter struct {
 	ctx    context.Context //nolint:containedctx // of one call
@@ -253,7 +245,7 @@ type slotBlock struct {
 }
 
 func (w *slotWriter) slotOf(t kemi.Millis) Slot {
-	if w.level >= 0 {
+	if w.level != ofAge {
 		return slotAt(w.level, t)
 	}
 	return slotOf(t, w.closed)
