@@ -76,7 +76,7 @@ func TestLogIsTrimmed(t *testing.T) {
 	}
 	for _, keeps := range []bool{false, true} {
 		c := config(t)
-		c.Dev, c.Logs.FlushInterval, c.Metrics.CheckpointQuiet = true, 100*time.Millisecond, 200*time.Millisecond
+		c.Dev, c.Logs.FlushInterval, c.Metrics.Checkpoint = true, 100*time.Millisecond, time.Second
 		for topic, r := range c.Bus.TopicRetention {
 			r.ConsumedBytes = 100 << 10
 			c.Bus.TopicRetention[topic] = r
