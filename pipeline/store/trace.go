@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 
 	"kemi"
@@ -11,14 +12,22 @@ import (
 // Trace collects what a store has answered from. A reader that wants to know puts one into the context of its call.
 type Trace struct {
 	mu    sync.Mutex
-	views map[string]kemi.Millis
+	views []View
+	few   [2]View // as many as most questions need
+}
+
+// View is a view of a store that has answered: its name, and up to when it has what was recorded (0 = not known).
+type View struct {
+	Name string
+	AsOf kemi.Millis
 }
 
 type traceKey struct{}
 
 // WithTrace is ctx with a new Trace in it.
 func WithTrace(ctx context.Context) (context.Context, *Trace) {
-	t := &Trace{views: map[string]kemi.Millis{}}
+	t := new(Trace)
+	t.views = t.few[:0]
 	return context.WithValue(ctx, traceKey{}, t), t
 }
 
@@ -36,22 +45,23 @@ func (t *Trace) Note(view string, asOf kemi.Millis) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.views[view] = max(t.views[view], asOf)
+	for i := range t.views {
+		if v := &t.views[i]; v.Name == view {
+			v.AsOf = max(v.AsOf, asOf)
+			return
+		}
+	}
+	t.views = append(t.views, View{view, max(0, asOf)})
 }
 
-// Views are the names of the views that have answered, sorted, each with its asOf.
-func (t *Trace) Views() (names []string, asOf map[string]kemi.Millis) {
+// Views are the views that have answered: speed first, the others in the reverse order of their names.
+func (t *Trace) Views() []View {
 	if t == nil {
-		return nil, nil
+		return nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	asOf = make(map[string]kemi.Millis, len(t.views))
-	for v, at := range t.views {
-		names = append(names, v)
-		asOf[v] = at
-	}
-	slices.Sort(names)
-	slices.Reverse(names) // speed first
-	return names, asOf
+	views := slices.Clone(t.views)
+	slices.SortFunc(views, func(a, b View) int { return strings.Compare(b.Name, a.Name) })
+	return views
 }

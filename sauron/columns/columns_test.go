@@ -63,7 +63,7 @@ func TestSameAsEngine(t *testing.T) {
 	for _, op := range []string{"sum", "avg", "min", "max", "count", "group", "stddev", "stdvar"} {
 		exprs = append(exprs, op+"(load)", op+" by (dc) (load)", op+" without (dc) (load offset -1m)", op+" without () (three)", "("+op+`({__name__=~"one|two|load"}))`, op+" by (__name__) ({host=\"a\",__name__!=\"native\"})")
 	}
-	exprs = append(exprs, "quantile(0.5, load)", "quantile by (dc) ((0.9), load)", "quantile(0, rate(requests_total[5m]))", "quantile(1, load)")
+	exprs = append(exprs, "load", `(({__name__=~"one|two|load"} offset -70s))`, `three`, "quantile(0.5, load)", "quantile by (dc) ((0.9), load)", "quantile(0, rate(requests_total[5m]))", "quantile(1, load)")
 	slices.Sort(exprs)
 	for _, expr := range exprs {
 		for _, q := range []Steps{
@@ -122,7 +122,7 @@ func shown(m promql.Matrix, warnings, infos []string) string {
 // TestFind: what is left to the engine, and what of an expression is not.
 func TestFind(t *testing.T) {
 	for expr, want := range map[string][]string{
-		"up":                                   nil,
+		"up":                                   {"up"},
 		"up[5m]":                               nil,
 		"sum(up)":                              {"sum(up)"},
 		"(sum((up)))":                          {"(sum((up)))"},
@@ -132,18 +132,22 @@ func TestFind(t *testing.T) {
 		"histogram_quantile(0.9, rate(a[5m]))": {"rate(a[5m])"},
 		"topk(3, sum by (x) (a))":              {"sum by (x) (a)"},
 		"sum(a @ 5)":                           nil,
+		"a @ 5":                                nil,
+		"a / on (x) (b offset 5m) > 1":         {"a", "(b offset 5m)"},
+		"topk(scalar(b), a)":                   {"a"},
 		"sum(a @ end())":                       nil,
 		"rate(a[5m] @ start())":                nil,
 		"max_over_time(sum(a)[5m:1m])":         nil,
-		"quantile(2, a)":                       nil,
-		"quantile(scalar(b), a)":               nil,
-		"count_values(\"x\", a)":               nil,
+		"quantile(2, a)":                       {"a"},
+		"quantile(scalar(b), a)":               {"a"},
+		"count_values(\"x\", a)":               {"a"},
 		"absent(sum(a))":                       nil,
 		"absent_over_time(a[5m])":              nil,
 		"quantile_over_time(0.9, a[5m])":       nil,
 		"-sum(a offset 5m)":                    {"sum(a offset 5m)"},
 		"label_replace(sum(a), \"x\",\"\",\"y\",\"\")": {"sum(a)"},
 		"timestamp(a)": nil,
+		"absent(a)":    nil,
 	} {
 		parsed, err := parser.NewParser(parser.Options{}).ParseExpr(expr)
 		if err != nil {
@@ -170,7 +174,7 @@ func evaluate(t *testing.T, s storage.Queryable, expr string, l Limits) (Result,
 // TestLeft: histograms, and series that differ in nothing but the name, are the engine's.
 func TestLeft(t *testing.T) {
 	s := promqltest.LoadedStorage(t, load)
-	for _, expr := range []string{"sum(native)", "rate(native[5m])", `sum({host="a"})`, `max_over_time({__name__=~"one|two"}[5m])`, `sum(rate({__name__=~"one|two"}[5m]))`, "rate(three[5m])", "up"} {
+	for _, expr := range []string{"sum(native)", "rate(native[5m])", `sum({host="a"})`, `max_over_time({__name__=~"one|two"}[5m])`, `sum(rate({__name__=~"one|two"}[5m]))`, "rate(three[5m])", "native", "up @ 5"} {
 		if _, err := evaluate(t, s, expr, Limits{MaxSamples: 1e6}); !errors.Is(err, ErrLeft) {
 			t.Errorf("%s: %v", expr, err)
 		}

@@ -114,7 +114,8 @@ type evaluation struct {
 	enh      promql.EvalNodeHelper
 	in       promql.Matrix
 	points   []promql.FPoint
-	native   window // nil: function is asked
+	spare    []promql.FPoint // for the series of the answer
+	native   window          // nil: function is asked
 	samples  samples
 	liveAt   []kemi.Millis
 	live     []float64
@@ -178,12 +179,28 @@ func (e *evaluation) series(ls labels.Labels, at []kemi.Millis, values []float64
 	if err := e.hold(1, len(e.at)); err != nil {
 		return err
 	}
-	s := promql.Series{Metric: ls, Floats: make([]promql.FPoint, len(e.at))}
+	s := promql.Series{Metric: ls, Floats: e.room(len(e.at))}
 	for i, step := range e.at {
 		s.Floats[i] = promql.FPoint{T: e.steps.Start + int64(step)*e.steps.Interval, F: e.val[i]}
 	}
 	e.result.Matrix = append(e.result.Matrix, s)
 	return nil
+}
+
+// fewPoints is up to how many points a series has that shares its memory with others.
+const fewPoints = 16
+
+// room is for the n points of a series that is kept.
+func (e *evaluation) room(n int) []promql.FPoint {
+	if n > fewPoints {
+		return make([]promql.FPoint, n)
+	}
+	if cap(e.spare)-len(e.spare) < n {
+		e.spare = make([]promql.FPoint, 0, min(max(fewPoints, 2*cap(e.spare)), 64*fewPoints))
+	}
+	from := len(e.spare)
+	e.spare = e.spare[:from+n]
+	return e.spare[from : from+n : from+n]
 }
 
 // hold notes series and points that are kept.

@@ -46,7 +46,7 @@ func find(expr parser.Expr, parts *[]parser.Expr) {
 	}
 }
 
-// part is an expression taken apart: aggregation(function(selector)), either of them optional, but not both.
+// part is an expression taken apart: aggregation(function(selector)), either of them optional.
 type part struct {
 	aggregate *parser.AggregateExpr
 	quantile  float64
@@ -84,7 +84,7 @@ func partOf(expr parser.Expr) *part {
 		p.call, p.window, inner = c, m, m.VectorSelector
 	}
 	v, ok := inner.(*parser.VectorSelector)
-	if !ok || p.aggregate == nil && p.call == nil {
+	if !ok {
 		return nil
 	}
 	if v.Timestamp != nil || v.StartOrEnd != 0 || v.OriginalOffsetExpr != nil || v.Anchored || v.Smoothed || v.BypassEmptyMatcherCheck {

@@ -110,22 +110,51 @@ func (g *Gate) EnterPatiently(ctx context.Context, id kemi.Identity) (*Ticket, e
 	return g.enter(ctx, id, true)
 }
 
+// TryEnter is Enter where there is a place at once, and nil where there is none.
+func (g *Gate) TryEnter(id kemi.Identity, patiently bool) *Ticket {
+	who := user{id.Project, id.Subject}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a := g.account(who)
+	if !g.free(a) {
+		g.tidy(who, a)
+		return nil
+	}
+	if !patiently {
+		g.entered++
+	}
+	return g.admit(who, a)
+}
+
+func (g *Gate) account(who user) *account {
+	a := g.users[who]
+	if a == nil {
+		a = &account{}
+		g.users[who] = a
+	}
+	return a
+}
+
+func (g *Gate) free(a *account) bool {
+	return g.running < g.cfg.Concurrent && a.running < g.cfg.PerIdentity
+}
+
+func (g *Gate) admit(who user, a *account) *Ticket {
+	g.running++
+	a.running++
+	return &Ticket{g: g, who: who}
+}
+
 func (g *Gate) enter(ctx context.Context, id kemi.Identity, patient bool) (*Ticket, error) {
 	who := user{id.Project, id.Subject}
 	g.mu.Lock()
 	if !patient {
 		g.entered++
 	}
-	a := g.users[who]
-	if a == nil {
-		a = &account{}
-		g.users[who] = a
-	}
-	if g.running < g.cfg.Concurrent && a.running < g.cfg.PerIdentity {
-		g.running++
-		a.running++
-		g.mu.Unlock()
-		return &Ticket{g: g, who: who}, nil
+	a := g.account(who)
+	if g.free(a) {
+		defer g.mu.Unlock()
+		return g.admit(who, a), nil
 	}
 	if !patient && (len(a.waiting) >= g.cfg.Waiting || g.waiting >= 5*g.cfg.Waiting) {
 		running, waiting, all := a.running, len(a.waiting), g.waiting

@@ -2,7 +2,6 @@ package promql
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -108,9 +107,7 @@ func (a *API) respond(w http.ResponseWriter, r *http.Request, ans answer) {
 	}
 	h := w.Header()
 	if ans.stats != nil {
-		if b, err := json.Marshal(ans.stats); err == nil {
-			h.Set("X-Kemi-Stats", string(b))
-		}
+		h.Set("X-Kemi-Stats", string(appendStats(make([]byte, 0, 192), ans.stats)))
 	}
 	if ans.err != nil {
 		a.respondError(w, ans.err)

@@ -18,6 +18,9 @@ import (
 
 // enter waits for a place, at most as long as a query may run. The error is told as Prometheus tells of a query that ended in the queue.
 func (a *API) enter(ctx context.Context, id kemi.Identity, patiently bool) (t *limit.Ticket, err error) {
+	if t := a.o.Gate.TryEnter(id, patiently); t != nil {
+		return t, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timeout)
 	defer cancel()
 	if patiently {

@@ -223,8 +223,43 @@ func appendTime(b []byte, t int64) []byte {
 
 // appendJSONFloat writes a finite number as encoding/json does: so Prometheus writes the times of scalars and strings.
 func appendJSONFloat(b []byte, v float64) []byte {
-	j, _ := json.Marshal(v)
-	return append(b, j...)
+	abs := math.Abs(v)
+	if abs == 0 || abs >= 1e-6 && abs < 1e21 {
+		return strconv.AppendFloat(b, v, 'f', -1, 64)
+	}
+	b = strconv.AppendFloat(b, v, 'e', -1, 64)
+	if n := len(b); n >= 4 && b[n-4] == 'e' && b[n-3] == '-' && b[n-2] == '0' { // e-09 is e-9 there
+		b[n-2] = b[n-1]
+		b = b[:n-1]
+	}
+	return b
+}
+
+// appendStats writes stats as JSON.
+func appendStats(b []byte, s *queryStats) []byte {
+	b = append(b, `{"samplesRead":`...)
+	b = strconv.AppendInt(b, s.SamplesRead, 10)
+	b = append(b, `,"series":`...)
+	b = strconv.AppendInt(b, s.Series, 10)
+	b = append(b, `,"peakSamples":`...)
+	b = strconv.AppendInt(b, int64(s.PeakSamples), 10)
+	b = append(b, `,"seconds":`...)
+	b = appendJSONFloat(b, s.Seconds)
+	b = append(b, `,"views":[`...)
+	for i, v := range s.Views {
+		b = append(comma(b, i), `{"name":`...)
+		b = appendString(b, v.Name)
+		b = append(b, `,"asOf":`...)
+		b = strconv.AppendInt(b, int64(v.AsOf), 10)
+		b = append(b, '}')
+	}
+	b = append(b, `],"complete":`...)
+	b = strconv.AppendBool(b, s.Complete)
+	if s.Reason != "" {
+		b = append(b, `,"reason":`...)
+		b = appendString(b, s.Reason)
+	}
+	return append(b, '}')
 }
 
 // appendFloat writes a value as a string, as Prometheus does for want of NaN and Inf in JSON.

@@ -66,8 +66,8 @@ func (a *API) execute(ctx context.Context, q request) (out outcome, err error) {
 	}()
 	parts, expr := a.parts(q)
 	if len(parts) == 0 {
-		a.ways.WithLabelValues("engine").Inc()
-		return a.onEngine(ctx, q, q.expr, from, b)
+		a.way.engine.Inc()
+		return a.prepare(ctx, q, expr, from, b)
 	}
 	if b.ticket, err = a.enter(ctx, q.id, q.own); err != nil {
 		return outcome{}, err
@@ -77,22 +77,19 @@ func (a *API) execute(ctx context.Context, q request) (out outcome, err error) {
 	results, err := a.evaluate(ctx, q, parts, b)
 	switch {
 	case errors.Is(err, columns.ErrLeft):
-		a.ways.WithLabelValues("left").Inc()
-		return a.onEngine(ctx, q, q.expr, from, b)
+		a.way.left.Inc()
+		return a.prepare(ctx, q, expr, from, b)
 	case err != nil:
 		b.ticket.Leave()
 		return outcome{}, err
 	}
 	out = outcome{close: b.ticket.Leave}
 	if len(parts) == 1 && bare(expr) == bare(parts[0]) {
-		a.ways.WithLabelValues("columns").Inc()
+		a.way.columns.Inc()
 		out.value, out.warnings = finished(results[0].Matrix, q), results[0].Notes
 	} else {
-		a.ways.WithLabelValues("both").Inc()
-		text := a.prepared.text(replaced(expr, parts))
-		out, err = a.onEngine(ctx, q, text, partsQueryable{from, results, q}, b)
-		a.prepared.exprs.Delete(text)
-		if err != nil {
+		a.way.both.Inc()
+		if out, err = a.prepare(ctx, q, replaced(expr, parts), partsQueryable{from, results, q}, b); err != nil {
 			return out, err
 		}
 	}
@@ -104,7 +101,17 @@ func (a *API) execute(ctx context.Context, q request) (out outcome, err error) {
 	return out, nil
 }
 
-// parts are those of q's expression that are not the engine's.
+// prepare has the engine run an expression that is parsed already, or, with nil, what the query says.
+func (a *API) prepare(ctx context.Context, q request, expr parser.Expr, from storage.Queryable, b *budget) (outcome, error) {
+	if expr == nil {
+		return a.onEngine(ctx, q, q.expr, from, b)
+	}
+	text := a.prepared.text(expr)
+	defer a.prepared.exprs.Delete(text)
+	return a.onEngine(ctx, q, text, from, b)
+}
+
+// parts are those of q's expression that are not the engine's, and the expression, if it was parsed.
 func (a *API) parts(q request) ([]parser.Expr, parser.Expr) {
 	if a.columns == nil || q.counted || q.startTimes != nil && *q.startTimes || q.step != 0 && q.step < time.Millisecond {
 		return nil, nil

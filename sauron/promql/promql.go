@@ -78,6 +78,7 @@ type API struct {
 	prepared *prepared
 	columns  columns.Source // nil: the source gives none
 	ways     *prometheus.CounterVec
+	way      struct{ columns, engine, both, left prometheus.Counter } // of ways
 	known    features.Collector
 	cors     *regexp.Regexp
 }
@@ -111,6 +112,8 @@ func New(cfg Config, o Options) (*API, error) {
 			Name: "kemi_promql_queries_total", Help: "Queries by where they were evaluated: in columns, on the engine, both, or left to the engine after a look at the series.",
 		}, []string{"where"}),
 	}
+	a.way.columns, a.way.engine = a.ways.WithLabelValues("columns"), a.ways.WithLabelValues("engine")
+	a.way.both, a.way.left = a.ways.WithLabelValues("both"), a.ways.WithLabelValues("left")
 	a.known = features.NewRegistry()
 	a.ownFeatures()
 	a.cors, _ = originPattern(cfg.CORSOrigin)

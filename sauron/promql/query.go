@@ -172,11 +172,10 @@ func (a *API) tell(ans *answer, took time.Duration) {
 	s := ans.stats
 	f := a.freshness()
 	s.Seconds, s.Complete, s.Reason = took.Seconds(), f.Complete, f.Reason
-	names, asOf := s.trace.Views()
-	for _, name := range names {
-		s.Views = append(s.Views, viewStats{Name: name, AsOf: asOf[name]})
+	for _, v := range s.trace.Views() {
+		s.Views = append(s.Views, viewStats(v))
 	}
-	if len(names) == 0 { // it read nothing, or does not tell
+	if len(s.Views) == 0 { // it read nothing, or does not tell
 		s.Views = []viewStats{{Name: a.o.View, AsOf: f.AsOf}}
 	}
 	if b := s.before; s.Complete && !b.Complete && b.Reason != "" {

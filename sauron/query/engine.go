@@ -182,8 +182,13 @@ func (e *Engine) query(ctx context.Context, id kemi.Identity, r Request, a *aren
 
 // viewed says which views have answered.
 func (s *Stats) viewed(t *store.Trace) {
-	if names, asOf := t.Views(); len(names) > 0 {
-		s.Views, s.ViewsAs = names, asOf
+	views := t.Views()
+	if len(views) == 0 {
+		return
+	}
+	s.Views, s.ViewsAs = make([]string, len(views)), make(map[string]kemi.Millis, len(views))
+	for i, v := range views {
+		s.Views[i], s.ViewsAs[v.Name] = v.Name, v.AsOf
 	}
 }
 
