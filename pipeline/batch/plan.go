@@ -128,14 +128,14 @@ const overlayShare = 4
 // maxOverlays is how many blocks may lie in a slot that is over.
 const maxOverlays = 8
 
-// merge looks for the slot with the most to gain: lower slots first, as their blocks are the smallest. Of today's blocks it leaves each in its hours until the day
-// is over, unless all that is possible is asked for: most of them would be written again and again. A month is never begun before it is over.
+// merge looks for the slot with the most to gain: lower slots first, as their blocks are the smallest. Blocks stay in their hours until the day is over, and in their day
+// until the month is, unless all that is possible is asked for: else they would be written again and again.
 func merge(s State) *Job {
 	bySlot := map[Slot][]Block{}
 	for _, b := range s.Blocks {
 		for level := b.Level; level < len(Levels); level++ {
 			slot := slotAt(level, b.From)
-			if level > b.Level && slot.To() > s.Closed && (!s.All || level == len(Levels)-1) {
+			if level > b.Level && slot.To() > s.Closed && !s.All {
 				break
 			}
 			bySlot[slot] = append(bySlot[slot], b)

@@ -289,7 +289,7 @@ func (w *slotWriter) series(s *settled.Series) error {
 		b := w.slots[slot]
 		if b == nil {
 			id := blockPrefix + ulid.Make().String()
-			o := blockOptions(slot)
+			o := blockOptions(slot, w.closed)
 			w.l.o.Rollups(&o)
 			sw, err := settled.Create(filepath.Join(w.l.cfg.Dir, id), o)
 			if err != nil {
@@ -306,10 +306,10 @@ func (w *slotWriter) series(s *settled.Series) error {
 }
 
 // blockOptions are how a block of a slot is written. Blocks of many days answer questions over months and years: there the largest and smallest of each quarter of an hour
-// are worth their room sooner.
-func blockOptions(slot Slot) settled.Options {
+// are worth their room sooner; not before the month is over, as the block will be written anew then.
+func blockOptions(slot Slot, closed kemi.Millis) settled.Options {
 	o := settled.DefaultOptions()
-	if slot.Level == len(Levels)-1 {
+	if slot.Level == len(Levels)-1 && slot.To() <= closed {
 		o.MinNarrow = 12
 	}
 	return o
