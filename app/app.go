@@ -203,8 +203,12 @@ func (a *App) open(ctx context.Context) error {
 
 	// What comes in.
 	paced := speed.Paced(w, map[string]*speed.Follower{bus.Metrics: a.metrics, bus.Logs: a.logs})
+	pipelines, err := cfg.Ingest.pipelines(reg, a.now)
+	if err != nil {
+		return err
+	}
 	in, err := push.New(push.Options{
-		Config: cfg.Ingest.Config, Bus: paced, Table: table, Enricher: ims, Series: series, Log: part("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied,
+		Config: cfg.Ingest.Config, Bus: paced, Table: table, Enricher: ims, Series: series, Log: part("push"), Registerer: reg, Now: a.now, WaitApplied: a.waitApplied, Pipelines: pipelines,
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,6 +22,7 @@ import (
 	"kemi/collectors/push"
 	"kemi/collectors/statsd"
 	"kemi/collectors/syslog"
+	"kemi/pipeline/transform"
 )
 
 // IngestConfig is what comes in: the limits that hold for all of it, and a block for each protocol that has more to say.
@@ -36,6 +38,9 @@ type IngestConfig struct {
 	Syslog   syslog.Config `yaml:"syslog"`
 	Fluent   fluent.Config `yaml:"fluent"`
 	GELF     gelf.Config   `yaml:"gelf"`
+
+	// Pipelines change log records before they are on the log of record, whatever they came by.
+	Pipelines []transform.Pipeline `yaml:"pipelines,omitempty"`
 }
 
 func defaultIngestConfig() IngestConfig {
@@ -53,13 +58,26 @@ func (c IngestConfig) Validate() error {
 		err  error
 	}{
 		{"", c.Config.Validate()}, {"influx: ", c.Influx.Validate()}, {"", c.OTLP.Validate()}, {"telnet: ", c.Telnet.Validate()}, {"graphite: ", c.Graphite.Validate()}, {"", c.StatsD.Validate()},
-		{"", c.Syslog.Validate()}, {"", c.Fluent.Validate()}, {"", c.GELF.Validate()},
+		{"", c.Syslog.Validate()}, {"", c.Fluent.Validate()}, {"", c.GELF.Validate()}, {"pipelines: ", transform.Validate(c.Pipelines)},
 	} {
 		if part.err != nil {
 			errs = append(errs, fmt.Errorf("%s%w", part.name, part.err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// pipelines are those of log records, or nil if there are none.
+func (c IngestConfig) pipelines(reg prometheus.Registerer, now func() time.Time) (*transform.Transform, error) {
+	if len(c.Pipelines) == 0 {
+		return nil, nil //nolint:nilnil // nil is "as they come"
+	}
+	t, err := transform.New(c.Pipelines, transform.Options{Now: now, MaxPast: c.MaxPast, MaxFuture: c.MaxFuture})
+	if err != nil {
+		return nil, fmt.Errorf("ingest: pipelines: %w", err)
+	}
+	reg.MustRegister(t)
+	return t, nil
 }
 
 // receivers opens the receivers of the protocols beside those of package push, and gives what they serve over HTTP.

@@ -32,7 +32,7 @@ func TestReceiversDocument(t *testing.T) {
 			t.Errorf("%v in\n%s", err, text)
 		}
 	}
-	if seen != 7 {
+	if seen != 8 {
 		t.Errorf("saw %d configurations", seen)
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"kemi/collectors/journal"
 	"kemi/collectors/tail"
 	"kemi/pipeline/codec"
+	"kemi/pipeline/transform"
 )
 
 // Sink is a server. What it returns nil for is durable there. A batch that is sent again has the same name and must count once.
@@ -68,7 +69,8 @@ type Agent struct {
 	metrics, logs *queue
 	host          *host.Collector // nil: not measured
 	tail          *tail.Tail
-	journal       *journal.Journal // nil: not followed
+	transform     *transform.Transform // nil: none
+	journal       *journal.Journal     // nil: not followed
 	tailOut       chan []tail.Entry
 	journalOut    chan []journal.Entry
 	registered    chan struct{} // closed when batches may be sent
@@ -117,6 +119,11 @@ func New(o Options) (_ *Agent, err error) {
 	}
 	if err := a.openLogs(); err != nil {
 		return nil, err
+	}
+	if len(a.cfg.Pipelines) > 0 {
+		if a.transform, err = transform.New(a.cfg.Pipelines, transform.Options{Namespace: "kemi_collectors_agent_pipeline", Now: a.now}); err != nil {
+			return nil, fmt.Errorf("pipelines: %w", err)
+		}
 	}
 	if a.registerer != nil {
 		if err := a.registerer.Register(a); err != nil {

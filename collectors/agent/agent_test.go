@@ -25,6 +25,7 @@ import (
 	"kemi"
 	"kemi/collectors/tail"
 	"kemi/pipeline/storetest"
+	"kemi/pipeline/transform"
 )
 
 func tailConfig(pattern string) tail.Config {
@@ -58,6 +59,34 @@ func runWith(t testing.TB, o Options) (a *Agent, stop func()) {
 	})
 	t.Cleanup(stop)
 	return a, stop
+}
+
+// TestPipelines drops and redacts before the spool, and reads on behind what was dropped after a restart.
+func TestPipelines(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.Start()
+	log := filepath.Join(t.TempDir(), "app.log")
+	put(t, log, "from kim@shop.kr\nGET /health\n")
+	c := config(t, s.URL, log)
+	c.Pipelines = []transform.Pipeline{{Name: "p", Match: transform.Condition{"service": "pay"}, Steps: []transform.Step{
+		{Drop: &transform.Drop{Reason: "health"}, When: transform.Condition{"body": "/health/"}}, {Redact: &transform.Redact{Detectors: []string{"email"}}},
+	}}}
+	reg := prometheus.NewRegistry()
+	count := func() int { s.mu.Lock(); defer s.mu.Unlock(); return len(s.records) }
+	_, stop := runWith(t, Options{Config: c, Registerer: reg})
+	waitFor(t, "the first", func() bool { return count() == 1 })
+	if n, err := testutil.GatherAndCount(reg, "kemi_collectors_agent_pipeline_dropped_total"); err != nil || n != 1 {
+		t.Errorf("metrics: %d %v", n, err)
+	}
+	stop()
+	put(t, log, "last\n")
+	_, stop = runWith(t, Options{Config: c, Registerer: reg})
+	waitFor(t, "the last", func() bool { return count() == 2 })
+	stop()
+	if s.records[0].Body != "from ***@****.**" || s.records[1].Body != "last" {
+		t.Errorf("records %v", s.records)
+	}
 }
 
 func TestShips(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"kemi"
 	"kemi/collectors/tail"
 	"kemi/pipeline/codec"
+	"kemi/pipeline/transform"
 )
 
 // Config is the configuration of an agent.
@@ -41,6 +42,8 @@ type Config struct {
 	Host     HostConfig    `yaml:"host"`
 	// Logs are the files to follow.
 	Logs []tail.Config `yaml:"logs"`
+	// Pipelines change log records before they are spooled.
+	Pipelines []transform.Pipeline `yaml:"pipelines,omitempty"`
 	// Journal follows the journal of systemd, if the machine has one.
 	Journal bool `yaml:"journal"`
 	// JournalSince is how far back the journal is read at the first start.
@@ -122,6 +125,16 @@ func (c Config) Validate(remote bool) error {
 	}
 	if c.Interval < minInterval || c.Interval > maxInterval {
 		bad("interval: %s: must be %s to %s", c.Interval, minInterval, maxInterval)
+	}
+	if err := transform.Validate(c.Pipelines); err != nil {
+		bad("pipelines: %w", err)
+	}
+	for _, p := range c.Pipelines {
+		for i, s := range p.Steps {
+			if s.Route != nil && s.Route.Project != "" {
+				bad("pipelines: %s: step %d: route: project %q: an agent sends everything to its own project; use the server's ingest.pipelines", p.Name, i+1, s.Route.Project)
+			}
+		}
 	}
 	if c.JournalSince < 0 {
 		bad("journalSince: %s: must not be negative", c.JournalSince)

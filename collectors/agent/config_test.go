@@ -10,23 +10,28 @@ import (
 
 	"kemi"
 	"kemi/collectors/tail"
+	"kemi/pipeline/transform"
 )
 
 func TestBadConfig(t *testing.T) {
 	good := DefaultConfig()
 	for want, change := range map[string]func(c *Config){
-		`server: "localhost:7070"`: func(c *Config) { c.Server = "localhost:7070" },
-		`server: ""`:               func(c *Config) { c.Server = "" },
-		`server: "ftp://x"`:        func(c *Config) { c.Server = "ftp://x" },
-		"interval: 10ms: must be":  func(c *Config) { c.Interval = 10 * time.Millisecond },
-		"journalSince: -1s":        func(c *Config) { c.JournalSince = -time.Second },
-		"spool.dir: empty":         func(c *Config) { c.Spool.Dir = "" },
-		"spool.maxBytes: 5: must":  func(c *Config) { c.Spool.MaxBytes = 5 },
-		`labels: "9x": "y"`:        func(c *Config) { c.Labels = map[string]string{"9x": "y"} },
-		`labels: host: is the`:     func(c *Config) { c.Labels = map[string]string{"host": "y"} },
-		`tls: cert "c" and key ""`: func(c *Config) { c.TLS.Cert = "c" },
-		`logs[0].paths: empty`:     func(c *Config) { c.Logs = []tail.Config{{}} },
-		`logs[1].from: "x"`:        func(c *Config) { c.Logs = []tail.Config{tailConfig("/x"), {Paths: []string{"/x"}, From: "x"}} },
+		`server: "localhost:7070"`:          func(c *Config) { c.Server = "localhost:7070" },
+		`server: ""`:                        func(c *Config) { c.Server = "" },
+		`server: "ftp://x"`:                 func(c *Config) { c.Server = "ftp://x" },
+		"interval: 10ms: must be":           func(c *Config) { c.Interval = 10 * time.Millisecond },
+		"journalSince: -1s":                 func(c *Config) { c.JournalSince = -time.Second },
+		"spool.dir: empty":                  func(c *Config) { c.Spool.Dir = "" },
+		"spool.maxBytes: 5: must":           func(c *Config) { c.Spool.MaxBytes = 5 },
+		`labels: "9x": "y"`:                 func(c *Config) { c.Labels = map[string]string{"9x": "y"} },
+		`labels: host: is the`:              func(c *Config) { c.Labels = map[string]string{"host": "y"} },
+		`tls: cert "c" and key ""`:          func(c *Config) { c.TLS.Cert = "c" },
+		`logs[0].paths: empty`:              func(c *Config) { c.Logs = []tail.Config{{}} },
+		`logs[1].from: "x"`:                 func(c *Config) { c.Logs = []tail.Config{tailConfig("/x"), {Paths: []string{"/x"}, From: "x"}} },
+		`pipelines: pipeline "p": steps: 0`: func(c *Config) { c.Pipelines = []transform.Pipeline{{Name: "p"}} },
+		`pipelines: p: step 1: route: project "x": an agent`: func(c *Config) {
+			c.Pipelines = []transform.Pipeline{{Name: "p", Steps: []transform.Step{{Route: &transform.Route{Project: "x"}}}}}
+		},
 		`logs[0].multiline.start: `: func(c *Config) {
 			c.Logs = []tail.Config{{Paths: []string{"/x"}, Multiline: tail.Multiline{Start: "["}}}
 		},

@@ -49,7 +49,7 @@ func (a *Agent) gather(ctx context.Context) error {
 			}
 		case es := <-a.journalOut:
 			for _, e := range es {
-				b.add(e.Record)
+				a.addRecord(&b, e.Record)
 				b.positions[journalKey] = e.Position
 			}
 		case <-timer.C:
@@ -82,9 +82,16 @@ func (a *Agent) addLine(b *gathering, e tail.Entry) {
 		b.positions[filePrefix+e.Key] = nil
 		return
 	case !e.Only:
-		b.add(e.Record)
+		a.addRecord(b, e.Record)
 	}
 	b.positions[filePrefix+e.Key] = e.Position
+}
+
+// addRecord adds what the pipelines leave of a record.
+func (a *Agent) addRecord(b *gathering, r kemi.LogRecord) {
+	if a.transform == nil || a.transform.Keep(&r) {
+		b.add(r)
+	}
 }
 
 // spoolLogsPatiently waits until the spool takes the batch.

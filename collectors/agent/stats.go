@@ -115,10 +115,16 @@ func (a *Agent) Describe(ch chan<- *prometheus.Desc) {
 		descDropped, descCorrupt, descFailed, descWaiting, descSize} {
 		ch <- d
 	}
+	if a.transform != nil {
+		a.transform.Describe(ch)
+	}
 }
 
 // Collect is prometheus.Collector's.
 func (a *Agent) Collect(ch chan<- prometheus.Metric) {
+	if a.transform != nil {
+		a.transform.Collect(ch)
+	}
 	counter := func(d *prometheus.Desc, v int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}

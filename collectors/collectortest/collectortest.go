@@ -30,6 +30,7 @@ type House struct {
 	testing.TB
 	Push  *push.Push
 	Log   *wal.WAL
+	Dir   string // of the log
 	ID    kemi.Identity
 	URL   string // after Serve
 	Fault *Fault // makes the log refuse
@@ -46,7 +47,7 @@ func Open(t testing.TB, change func(*push.Options)) *House {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	h := &House{TB: t, Log: l, Fault: &Fault{Bus: l}, Reg: prometheus.NewRegistry()}
+	h := &House{TB: t, Log: l, Dir: cfg.Dir, Fault: &Fault{Bus: l}, Reg: prometheus.NewRegistry()}
 	h.ID = kemi.Identity{Subject: "token:test", Project: "shop", Permissions: kemi.MetricsWrite | kemi.LogsWrite}
 	o := push.Options{
 		Config: push.DefaultConfig(), Bus: h.Fault, Table: codec.NewTable(nil, time.Now), Log: slog.New(slog.DiscardHandler), Registerer: h.Reg, Now: time.Now,

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -234,12 +235,46 @@ func (in *intake) publish(ctx context.Context, id kemi.Identity, batch string) (
 	if len(in.records) == 0 {
 		return nil, nil
 	}
-	recs := codec.EncodeLogBatch(id.Project, batch, in.byStream(id.Project))
-	if err := in.p.bus.Publish(ctx, bus.Logs, recs); err != nil {
-		return nil, err
+	recs := in.encode(id.Project, batch)
+	if len(recs) > 0 { // the pipelines have left some
+		if err := in.p.bus.Publish(ctx, bus.Logs, recs); err != nil {
+			return nil, err
+		}
 	}
 	in.p.m.accepted.WithLabelValues(in.protocol, "log records").Add(float64(in.taken))
 	return recs, nil
+}
+
+// encode makes the records of the log, after the pipelines have changed what was taken.
+func (in *intake) encode(project, batch string) []bus.Record {
+	if in.p.transform == nil {
+		return codec.EncodeLogBatch(project, batch, in.byStream(project))
+	}
+	var projects []string
+	of := map[string][]kemi.LogRecord{}
+	for _, r := range in.p.transform.Apply(in.records) {
+		if n := len(r.Stream); n > 0 && in.checked[&r.Stream[0]] != n {
+			s, err := in.shared(r.Stream)
+			if err != nil { // a pipeline has made what cannot be: it is told as what a sender does wrong
+				in.refuse("pipelines", err)
+				in.taken--
+				in.p.m.refused.WithLabelValues(in.protocol, "log records").Inc()
+				continue
+			}
+			r.Stream = s.labels
+		}
+		to := cmp.Or(r.Project, project)
+		if _, ok := of[to]; !ok {
+			projects = append(projects, to)
+		}
+		of[to] = append(of[to], r)
+	}
+	var recs []bus.Record
+	for _, to := range projects {
+		in.records = of[to]
+		recs = append(recs, codec.EncodeLogBatch(to, batch, in.byStream(to))...)
+	}
+	return recs
 }
 
 // byStream is the records with those of one stream one after another, in the order in which they came, with what the inventory adds.

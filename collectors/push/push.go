@@ -12,9 +12,10 @@ import (
 	"kemi"
 	"kemi/pipeline/bus"
 	"kemi/pipeline/codec"
+	"kemi/pipeline/transform"
 )
 
-// Options are what the receivers work with. All but Enricher, Series and WaitApplied are needed.
+// Options are what the receivers work with. All but Enricher, Series, Pipelines and WaitApplied are needed.
 type Options struct {
 	Config     Config
 	Bus        bus.Bus
@@ -24,6 +25,8 @@ type Options struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
+	// Pipelines change log records before they are on the log; nil: as they come.
+	Pipelines *transform.Transform
 	// WaitApplied waits until a record can be queried; without it a sender that asks for that is refused.
 	WaitApplied func(ctx context.Context, topic string, partition int32, offset int64) error
 }
@@ -37,6 +40,7 @@ type Push struct {
 	series      codec.SeriesLimit
 	log         *slog.Logger
 	now         func() time.Time
+	transform   *transform.Transform
 	waitApplied func(ctx context.Context, topic string, partition int32, offset int64) error
 
 	memory *semaphore.Weighted // bytes
@@ -51,7 +55,7 @@ func New(o Options) (*Push, error) {
 		return nil, err
 	}
 	p := &Push{
-		cfg: o.Config, bus: o.Bus, table: o.Table, enricher: o.Enricher, series: o.Series, log: o.Log, now: o.Now, waitApplied: o.WaitApplied,
+		cfg: o.Config, bus: o.Bus, table: o.Table, enricher: o.Enricher, series: o.Series, log: o.Log, now: o.Now, waitApplied: o.WaitApplied, transform: o.Pipelines,
 		memory: semaphore.NewWeighted(o.Config.MemoryBytes),
 	}
 	p.m = newMetrics(o.Registerer, p)
