@@ -100,6 +100,15 @@ func (v *View) shortest() kemi.Millis {
 	return keep
 }
 
+// Keep is how long series are kept, 0 = for ever, and the least of that; nil if there are no rules.
+func (l *Layer) Keep() (keep func(project string, ls kemi.Labels) kemi.Millis, least kemi.Millis) {
+	if len(l.rules) == 0 {
+		return nil, 0
+	}
+	v := &View{rules: l.rules, global: kemi.Millis(l.o.Retention.Milliseconds())}
+	return v.keep, v.shortest()
+}
+
 // keep is how long a series is kept; 0 = for ever.
 func (v *View) keep(project string, ls kemi.Labels) kemi.Millis {
 	for i := range v.rules {

@@ -3,6 +3,7 @@ package head
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"kemi"
 	"kemi/pipeline/codec"
@@ -65,6 +66,36 @@ func (db *DB) bounds() (newest, oldest int64) {
 	return now.Add(db.cfg.MaxFuture).UnixMilli(), now.Add(-db.cfg.Retention - db.cfg.MaxFuture - keepLonger).UnixMilli()
 }
 
+// aged asks which samples are older than their series is kept.
+type aged struct {
+	db      *DB
+	project string
+	now     int64
+	young   int64 // what is not older than this is kept of every series
+	series  *series
+	oldest  int64 // of series, once asked for
+}
+
+func (db *DB) newAged(project string) aged {
+	if db.keep == nil {
+		return aged{young: math.MinInt64}
+	}
+	now := db.now().UnixMilli()
+	return aged{db: db, project: project, now: now, young: now - int64(db.keepLeast)}
+}
+
+// out tells whether a sample of s at t, which is older than young, is left out.
+func (a *aged) out(s *series, t int64) bool {
+	if s != a.series {
+		a.series, a.oldest = s, math.MinInt64
+		a.db.scratch = a.db.labelsOf(a.db.scratch[:0], s)
+		if keep := a.db.keep(a.project, a.db.scratch); keep > 0 {
+			a.oldest = a.now - int64(keep)
+		}
+	}
+	return t < a.oldest
+}
+
 // appendFloats appends the plain samples.
 func (db *DB) appendFloats(batch *codec.SeriesBatch) error {
 	newest, oldest := db.bounds()
@@ -74,6 +105,7 @@ func (db *DB) appendFloats(batch *codec.SeriesBatch) error {
 		db.from, db.to = min(db.from, int64(t)), max(db.to, int64(t))
 	}
 	sp := db.spaceOf(batch.Project)
+	age := db.newAged(batch.Project)
 	lo, turn := int32(0), 0
 	for i, cs := range batch.Series {
 		hi := batch.Ends[i]
@@ -104,11 +136,15 @@ func (db *DB) appendFloats(batch *codec.SeriesBatch) error {
 		floor := max(db.floor, oldest)
 		for j := lo; j < hi; j++ {
 			t := int64(batch.At[j])
+			if t < age.young && age.out(s, t) {
+				db.m.tooOld.Inc()
+				continue
+			}
 			if t > s.last && t >= floor && t <= newest {
 				if batch.Complex != nil && batch.Complex.Starts != nil {
 					// A sample of 0 is put where the counter began: so rate() and increase() count the first increment, and see a reset that a larger value
 					// hides (decision 0010).
-					if start := int64(batch.Complex.Starts[j]); start != 0 && start < t && start > s.last && start >= floor {
+					if start := int64(batch.Complex.Starts[j]); start != 0 && start < t && start > s.last && start >= floor && (start >= age.young || !age.out(s, start)) {
 						if err := db.push(id, s, start, 0); err != nil {
 							return err
 						}

@@ -51,6 +51,7 @@ func (db *DB) appendHistograms(batch *codec.SeriesBatch) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	newest, oldest := db.bounds()
+	age := db.newAged(batch.Project)
 	for i := range batch.Complex.Histograms {
 		src := &batch.Complex.Histograms[i]
 		t := int64(src.At)
@@ -66,6 +67,10 @@ func (db *DB) appendHistograms(batch *codec.SeriesBatch) error {
 		if !ok {
 			continue
 		}
+		if t < age.young && age.out(s, t) {
+			db.m.tooOld.Inc()
+			continue
+		}
 		db.from, db.to = min(db.from, t), max(db.to, t)
 		h, fh := histogramsOf(src)
 		if err := validate(h, fh); err != nil {
@@ -79,7 +84,7 @@ func (db *DB) appendHistograms(batch *codec.SeriesBatch) error {
 			}
 			continue
 		}
-		if start := int64(src.Start); start != 0 && start < t && start > s.last && start >= max(db.floor, oldest) {
+		if start := int64(src.Start); start != 0 && start < t && start > s.last && start >= max(db.floor, oldest) && (start >= age.young || !age.out(s, start)) {
 			// As for plain samples, see startOf.
 			zero, zeroFloat := zeroOf(h, fh)
 			if err := db.pushHistogram(id, s, start, zero, zeroFloat); err != nil {

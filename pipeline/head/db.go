@@ -35,6 +35,10 @@ type Options struct {
 	Now        func() time.Time
 	// Retired are sources that had been settled before the start: what is left of them is not shown.
 	Retired []string
+	// Keep says how long a series is kept, where that is shorter than the Config's Retention may say; never for less than KeepLeast. Samples
+	// that come when they are older are left out. nil = all are kept as long as Retention says.
+	Keep      func(project string, ls kemi.Labels) kemi.Millis
+	KeepLeast kemi.Millis
 }
 
 // DB is a store.SeriesStore in a folder.
@@ -43,6 +47,10 @@ type DB struct {
 	log *slog.Logger
 	now func() time.Time
 	m   *metrics
+
+	keep      func(project string, ls kemi.Labels) kemi.Millis // nil: as the configuration says
+	keepLeast kemi.Millis
+
 	gen uint64 // in the upper bits of every codec.Series.Ref, so that one of an earlier DB is not taken for ours
 
 	// appendMu makes appends one after another. What follows is the appender's.
@@ -141,7 +149,7 @@ func begin(cfg Config, o Options) (*DB, error) {
 		return nil, openError(cfg.Dir, err)
 	}
 	db := &DB{
-		cfg: cfg, log: o.Log, now: o.Now, m: newMetrics(o.Registerer), gen: uint64(rand.Uint32()|1) << refBits,
+		cfg: cfg, log: o.Log, now: o.Now, m: newMetrics(o.Registerer), keep: o.Keep, keepLeast: o.KeepLeast, gen: uint64(rand.Uint32()|1) << refBits,
 		open: map[uint32]*openHistograms{}, lanes: map[uint32]*lane{}, byName: map[string]*space{}, readers: map[uint32]int{},
 		floor: never, cut: never, from: math.MaxInt64, to: math.MinInt64, epoch: 1, applied: bus.Positions{}, checkpointWaker: make(chan struct{}, 1), reclaimWaker: make(chan struct{}, 1),
 		stop: make(chan struct{}), opened: make(chan struct{}),

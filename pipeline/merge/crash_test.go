@@ -348,7 +348,7 @@ func TestDelete(t *testing.T) {
 	b.want("b:360000=1 b:180000=1 b:18000=2 b:30=2")
 }
 
-// TestRetentionRules keeps one metric shorter than the rest: what is settled and too old is hidden at once, and its room comes back.
+// TestRetentionRules keeps one metric shorter than the rest: what is too old is hidden at once, settled or not, and its room comes back.
 func TestRetentionRules(t *testing.T) {
 	b := newBench(t, batch.Rule{Selector: `debug`, Keep: 48 * time.Hour}, batch.Rule{Selector: `{__name__=~"d.*"}`, Project: "other", Keep: 7 * time.Hour})
 	h := 3600
@@ -356,7 +356,6 @@ func TestRetentionRules(t *testing.T) {
 		b.put("debug", float64(i), i*h)
 		b.put("disk", float64(i), i*h)
 	}
-	b.settle(true)
 	count := func() (debug, disk int) {
 		for _, x := range strings.Fields(b.all(b.Store, all)) {
 			if strings.HasPrefix(x, "debug") {
@@ -368,11 +367,22 @@ func TestRetentionRules(t *testing.T) {
 		return debug, disk
 	}
 	if debug, disk := count(); disk != 240 || debug < 46 || debug > 48 {
+		t.Fatalf("before it is settled: %d debug, %d disk", debug, disk)
+	}
+	b.settle(true)
+	if debug, disk := count(); disk != 240 || debug < 46 || debug > 48 {
 		t.Fatalf("%d debug, %d disk", debug, disk)
 	}
 	if s := b.SettledStats(); s.Samples > 290 {
 		t.Fatalf("%d samples on disk", s.Samples)
 	}
+	b.put("debug", 1, 30, 100*h) // too late, and in time
+	b.put("debug", 2, 30*h+60)
+	if got := b.all(b.Store, all); strings.Contains(got, "debug:360000=") || !strings.Contains(got, "debug:108060=2") {
+		t.Fatalf("after late ones: %s", got)
+	}
+	b.remove("debug", 30*h+90, 30*h)
+	b.remove("debug", 60, -1)
 	b.crash()
 	if debug, disk := count(); disk != 240 || debug < 46 || debug > 48 {
 		t.Fatalf("%d debug, %d disk", debug, disk)

@@ -74,7 +74,8 @@ func begin(live head.Config, settles batch.Config, o Options, tune func(*batch.O
 		return nil, err
 	}
 	s := &Store{layer: layer, o: o}
-	s.live, err = head.Begin(live, head.Options{Log: o.Log, Registerer: o.Registerer, Now: o.Now, Retired: layer.Replaced()})
+	keep, least := layer.Keep()
+	s.live, err = head.Begin(live, head.Options{Log: o.Log, Registerer: o.Registerer, Now: o.Now, Retired: layer.Replaced(), Keep: keep, KeepLeast: least})
 	if err != nil {
 		return nil, errors.Join(err, layer.Close())
 	}
