@@ -35,10 +35,21 @@ type stripe struct {
 type stream struct {
 	start, last int64 // ms
 	lastStart   int64 // of the point at last: two of one millisecond are not one point
+	shown       int64 // of the sample that was written last: at last, or a few ms after it, see late
 	value       float64
 	h           *histogram.FloatHistogram
 	used        time.Time
+
+	recent    [remembered]span // of the points that were added last, the next at n % remembered
+	n         int
+	forgotten int64 // the newest of those that were added before them
 }
+
+// span is between which times a point's delta came up, in ms; from is 0 if the sender does not say.
+type span struct{ from, to int64 }
+
+// remembered is how many points of a stream are known one by one: a late one is told from one that comes again by them.
+const remembered = 16
 
 // forgetAfter is how long a stream is kept that nobody adds to.
 const forgetAfter = time.Hour
@@ -123,13 +134,17 @@ func (w *walker) accumulate(samples []sample) error {
 				w.lost(x, errTooManyStreams(s.max))
 				continue
 			} else {
-				c.next = stream{start: x.start, last: math.MinInt64}
+				c.next = stream{start: x.start, last: math.MinInt64, shown: math.MinInt64}
 			}
 			changes[keys[i]] = c
 		}
 		before := c.next
-		if err := c.next.add(x); err != nil {
+		write, err := c.next.add(x)
+		if err != nil {
 			w.lost(x, err)
+			continue
+		}
+		if !write {
 			continue
 		}
 		ok, err := w.add(x)
@@ -158,19 +173,70 @@ func (w *walker) accumulate(samples []sample) error {
 	return nil
 }
 
-// add moves the stream by a delta, and makes the sample what it has come to.
-func (s *stream) add(x *sample) error {
-	switch {
-	case x.at < s.last:
-		return errLateDelta(x.at, s.last)
-	case x.at == s.last && x.start == s.lastStart: // it is here already: said again, not counted again
+// add moves the stream by a delta, and makes the sample what it has come to. false means that there is nothing to be written.
+func (s *stream) add(x *sample) (write bool, err error) {
+	if x.at < s.last {
+		return s.late(x)
+	}
+	if x.at == s.last && x.start == s.lastStart { // it is here already: said again, not counted again
 		x.h, x.fh, x.value = nil, nil, s.value
 		if s.h != nil {
 			x.fh = s.h.Copy()
 		}
-		x.start = s.start
-		return nil
+		x.at, x.start = s.shown, s.start
+		return true, nil
 	}
+	if x.at == s.last && slices.Contains(s.recent[:min(s.n, remembered)], span{x.start, x.at}) {
+		return false, nil
+	}
+	from, at := x.start, x.at
+	if counts, err := s.count(x); err != nil || !counts {
+		return err == nil, err
+	}
+	s.last, s.lastStart, x.start = at, from, s.start
+	if x.at <= s.shown { // another point of this millisecond is there, or a late one
+		x.at = s.shown + 1
+	}
+	s.shown = x.at
+	s.remember(from, at)
+	return true, nil
+}
+
+// late adds a point that is older than the newest. The sum at that time is written, and stays as it is; what the point adds is in the next sample, which is put
+// right behind the newest: so rate() and increase() count it, a little late.
+func (s *stream) late(x *sample) (write bool, err error) {
+	known := s.recent[:min(s.n, remembered)]
+	for _, k := range known {
+		if k == (span{x.start, x.at}) {
+			return false, nil // it is here already
+		}
+		if k.to == x.at || x.start != 0 && k.from != 0 && x.start < k.to && k.from < x.at {
+			return false, errLateDelta(x.at, s.last, "overlaps one that is in its sum")
+		}
+	}
+	if s.n > remembered && x.at <= s.forgotten {
+		return false, errLateDelta(x.at, s.last, "is too old to tell whether it is in its sum already")
+	}
+	from, at := x.start, x.at
+	if counts, err := s.count(x); err != nil || !counts {
+		return false, err
+	}
+	s.shown++
+	x.at, x.start = s.shown, s.start
+	s.remember(from, at)
+	return true, nil
+}
+
+func (s *stream) remember(from, to int64) {
+	if old := s.recent[s.n%remembered]; s.n >= remembered {
+		s.forgotten = max(s.forgotten, old.to)
+	}
+	s.recent[s.n%remembered] = span{from, to}
+	s.n++
+}
+
+// count adds a delta to the sum, and makes the sample the sum; false if it was a stale marker.
+func (s *stream) count(x *sample) (bool, error) {
 	switch {
 	case x.h != nil || x.fh != nil:
 		delta := x.fh
@@ -178,25 +244,24 @@ func (s *stream) add(x *sample) error {
 			delta = x.h.ToFloat(nil)
 		}
 		if math.Float64bits(delta.Sum) == staleNaN {
-			return nil
+			return false, nil
 		}
 		if s.h == nil {
 			s.h = delta.Copy()
 		} else {
 			sum, _, _, err := s.h.Copy().Add(delta)
 			if err != nil {
-				return err
+				return false, err
 			}
 			s.h = sum.Compact(0)
 		}
 		s.h.CounterResetHint = histogram.UnknownCounterReset
 		x.h, x.fh = nil, s.h.Copy()
 	case math.Float64bits(x.value) == staleNaN:
-		return nil
+		return false, nil
 	default:
 		s.value += x.value
 		x.value = s.value
 	}
-	s.last, s.lastStart, x.start = x.at, x.start, s.start
-	return nil
+	return true, nil
 }

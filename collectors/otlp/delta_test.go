@@ -2,6 +2,8 @@ package otlp
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -123,12 +125,80 @@ func TestDeltasOutOfOrder(t *testing.T) {
 	if got := last(h, "hits_total"); !strings.Contains(got, "} 7 @") {
 		t.Error(got)
 	}
-	told := send(h, body(t, request(func(ms pmetric.MetricSlice) { deltas(ms, at, 9) })))
-	if !strings.HasPrefix(told, "3 3 of 3") || !strings.Contains(told, "came after one of") {
+	// One of a time that the sum has already is refused, whatever it says of its start; others are added, and show at once.
+	for range 2 { // to say them again changes nothing
+		told := send(h, body(t, request(func(ms pmetric.MetricSlice) { deltas(ms, at, 9) })))
+		if !strings.HasPrefix(told, "1 1 of 3") || !strings.Contains(told, "overlaps one that is in its sum") {
+			t.Error(told)
+		}
+		if got := last(h, "hits_total"); !strings.Contains(got, "} 7 @") {
+			t.Error(got)
+		}
+		if got, want := last(h, "latency_count"), fmt.Sprintf("} 11 @%d ", at+60_001); !strings.Contains(got, want) {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if told := send(h, body(t, request(func(ms pmetric.MetricSlice) { deltas(ms, at+120_000, 1) }))); told != "" {
 		t.Error(told)
 	}
-	if got := last(h, "hits_total"); !strings.Contains(got, "} 7 @") {
-		t.Error(got)
+	for series, want := range map[string]string{"hits_total": "} 8 @%d", "latency_count": "} 12 @%d"} {
+		if got := last(h, series); !strings.Contains(got, fmt.Sprintf(want, at+120_000)) {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// TestLateDeltas: points in any order, some of them twice, come to their sum as long as they can be told apart; samples go forward in time, and never down.
+func TestLateDeltas(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		s := &stream{start: 1, last: math.MinInt64, shown: math.MinInt64}
+		var points []sample
+		want := 0.0
+		for i := range remembered {
+			x := sample{start: int64(10 * i), at: int64(10*i + 10), value: float64(rnd.IntN(9))}
+			want += x.value
+			points = append(points, x)
+			if rnd.IntN(3) == 0 {
+				points = append(points, x)
+			}
+		}
+		rnd.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
+		shown, sum := int64(math.MinInt64), 0.0
+		for _, x := range points {
+			write, err := s.add(&x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !write {
+				continue
+			}
+			if x.at < shown || x.value < sum || x.at == shown && x.value != sum {
+				t.Fatalf("%v at %d after %v at %d", x.value, x.at, sum, shown)
+			}
+			shown, sum = x.at, x.value
+		}
+		if sum != want {
+			t.Fatalf("came to %v, want %v", sum, want)
+		}
+	}
+	// What was added too long ago to be known is refused, as it may come again; what never came, and is newer than that, is not.
+	s := &stream{start: 1, last: math.MinInt64, shown: math.MinInt64}
+	for i := range 3 * remembered {
+		if _, err := s.add(&sample{start: int64(10 * i), at: int64(10*i + 8), value: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.add(&sample{start: 0, at: 8, value: 1}); err == nil || !strings.Contains(err.Error(), "too old to tell") {
+		t.Error(err)
+	}
+	x := sample{start: s.last - 12, at: s.last - 10, value: 1}
+	if write, err := s.add(&x); err == nil || write {
+		t.Errorf("it overlaps: %v %v", write, err)
+	}
+	x = sample{start: s.last - 10, at: s.last - 8, value: 1}
+	if write, err := s.add(&x); err != nil || !write || x.value != 3*remembered+1 || x.at != s.last+1 {
+		t.Errorf("%+v %v %v", x, write, err)
 	}
 }
 
@@ -136,7 +206,7 @@ func TestDeltasOutOfOrder(t *testing.T) {
 func TestDeltasOfOneMillisecond(t *testing.T) {
 	s := &stream{start: 1, last: -1}
 	for i, x := range []sample{{start: 1, at: 5, value: 1}, {start: 5, at: 5, value: 2}, {start: 5, at: 5, value: 2}, {start: 5, at: 6, value: 4}} {
-		if err := s.add(&x); err != nil {
+		if _, err := s.add(&x); err != nil {
 			t.Fatal(err)
 		}
 		if want := []float64{1, 3, 3, 7}[i]; x.value != want || x.start != 1 {

@@ -120,8 +120,8 @@ func errTooManyStreams(most int) error {
 	return kemi.Errorf(kemi.ErrInvalid, "delta temporality: %d series are added up already (ingest.otlp.maxDeltaStreams)", most)
 }
 
-func errLateDelta(at, last int64) error {
-	return kemi.Errorf(kemi.ErrInvalid, "delta temporality: a point of %s came after one of %s, whose sum is written", kemi.Millis(at).Time().Format(time.RFC3339Nano), kemi.Millis(last).Time().Format(time.RFC3339Nano))
+func errLateDelta(at, last int64, why string) error {
+	return kemi.Errorf(kemi.ErrInvalid, "delta temporality: a point of %s came after one of %s, and %s", kemi.Millis(at).Time().Format(time.RFC3339Nano), kemi.Millis(last).Time().Format(time.RFC3339Nano), why)
 }
 
 // keySet is a set of bounded size: when it is full it begins anew.
