@@ -36,6 +36,7 @@ const (
 	GroupsScale // change desired by hand
 	Admin       // tokens, configuration, profiles, other projects
 	MetricsDelete
+	LogsDelete
 	permissionEnd
 	AllPermissions = permissionEnd - 1
 )
@@ -43,7 +44,7 @@ const (
 var permissionNames = [...]string{
 	"metrics:read", "metrics:write", "logs:read", "logs:write", "events:read", "events:write", "ims:read", "ims:write",
 	"ims:register", "rules:read", "rules:write", "alerts:read", "alerts:write", "groups:read", "groups:write",
-	"groups:scale", "admin", "metrics:delete",
+	"groups:scale", "admin", "metrics:delete", "logs:delete",
 }
 
 // String is the names of the permissions in p, with a comma between them.

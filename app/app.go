@@ -254,7 +254,7 @@ func (a *App) open(ctx context.Context) error {
 		return err
 	}
 	logFreshness := func() store.Freshness { return both(index.Freshness(), a.logs.Freshness()) }
-	logAPI, err := logs.New(logs.Options{Config: cfg.Search, Store: index, Bus: w, Freshness: logFreshness, Log: part("log search"), Registerer: reg, Now: a.now})
+	logAPI, err := logs.New(logs.Options{Config: cfg.Search, Store: index, Deleter: index, Bus: w, Freshness: logFreshness, Log: part("log search"), Registerer: reg, Now: a.now})
 	if err != nil {
 		return err
 	}

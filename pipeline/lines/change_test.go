@@ -3,6 +3,7 @@ package lines
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -425,6 +426,10 @@ func TestDamaged(t *testing.T) {
 		t.Errorf("%d of %d records, %+v", n, len(f.sent), fresh)
 	}
 	f.index(s, f.batch(10)) // it goes on
+	deleted, err := s.Delete(context.Background(), who("a"), store.LogQuery{Expr: store.LogPhrase{Text: "request"}, Range: everything})
+	if deleted == 0 || !errors.Is(err, kemi.ErrConflict) || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("deleted %d, %v: a deletion has to say that it could not read everything", deleted, err)
+	}
 }
 
 // TestTogether asks, indexes, deletes, merges and retains at once.

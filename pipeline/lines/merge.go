@@ -210,8 +210,12 @@ func (r *rewriter) finish() error {
 }
 
 // Delete takes the records of the identity's project that the query selects away: when it returns, no answer has them, now or after a crash, and no part
-// holds their text. It tells how many they were. What comes in while it works may stay. If it fails, some may be gone already.
+// holds their text. It tells how many they were. What comes in while it works may stay. If it fails, some may be gone
+// already; it fails, too, when something is damaged that may have such records.
 func (s *Store) Delete(ctx context.Context, id kemi.Identity, lq store.LogQuery) (deleted int64, err error) {
+	if id.Project == "" {
+		return 0, kemi.Errorf(kemi.ErrDenied, "delete logs: the identity %q has no project", id.Subject)
+	}
 	if lq.Expr == nil {
 		return 0, kemi.Errorf(kemi.ErrInvalid, "delete logs: a condition is needed")
 	}
@@ -261,6 +265,9 @@ func (s *Store) Delete(ctx context.Context, id kemi.Identity, lq store.LogQuery)
 		if err != nil {
 			return deleted, kemi.Errorf(kemi.ErrUnavailable, "delete logs: %w", err)
 		}
+	}
+	if f := s.Freshness(); !f.Complete { // nobody can tell whether what is damaged has such records
+		return deleted, kemi.Errorf(kemi.ErrConflict, "delete logs: %d records are deleted, but %s", deleted, f.Reason)
 	}
 	return deleted, nil
 }

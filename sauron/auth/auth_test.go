@@ -308,11 +308,11 @@ func TestRolesNameEveryPermission(t *testing.T) {
 			t.Fatal(err)
 		}
 		all |= p
-		if name != "admin" && p&(kemi.Admin|kemi.MetricsDelete) != 0 {
+		if name != "admin" && p&(kemi.Admin|kemi.MetricsDelete|kemi.LogsDelete) != 0 {
 			t.Errorf("%s may what only an admin may", name)
 		}
 	}
-	if all != kemi.AllPermissions || len(strings.Split(kemi.AllPermissions.String(), ",")) != 18 {
+	if all != kemi.AllPermissions || len(strings.Split(kemi.AllPermissions.String(), ",")) != 19 {
 		t.Errorf("permissions %s, %s", all, fmt.Sprint(kemi.AllPermissions))
 	}
 }

@@ -11,7 +11,7 @@ import (
 // roles are the permissions of each role within the project of the token.
 var roles = map[string]kemi.Permission{
 	"admin":  kemi.AllPermissions,
-	"editor": kemi.AllPermissions &^ (kemi.Admin | kemi.MetricsDelete),
+	"editor": kemi.AllPermissions &^ (kemi.Admin | kemi.MetricsDelete | kemi.LogsDelete),
 	"viewer": kemi.MetricsRead | kemi.LogsRead | kemi.EventsRead | kemi.IMSRead | kemi.RulesRead | kemi.AlertsRead | kemi.GroupsRead,
 	"agent":  kemi.MetricsWrite | kemi.LogsWrite | kemi.IMSRegister,
 }

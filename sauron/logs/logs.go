@@ -30,10 +30,16 @@ type Feed interface {
 	Spans(ctx context.Context, topic string) (map[int32]bus.Span, error)
 }
 
-// Options are what the API works with. All but Config are needed.
+// Deleter takes the records of the identity's project that a query selects away, so that neither an answer nor a file has them, and tells how many they were.
+type Deleter interface {
+	Delete(ctx context.Context, id kemi.Identity, q store.LogQuery) (int64, error)
+}
+
+// Options are what the API works with. All but Config and Deleter are needed.
 type Options struct {
 	Config     Config // the zero value stands for DefaultConfig
 	Store      Searcher
+	Deleter    Deleter // nil: nothing can be deleted
 	Bus        Feed
 	Freshness  func() store.Freshness // of the store
 	Log        *slog.Logger
@@ -43,9 +49,10 @@ type Options struct {
 
 // Logs is the API.
 type Logs struct {
-	o     Options
-	slots chan struct{}
-	tail  *hub
+	o        Options
+	slots    chan struct{}
+	deleting chan struct{} // has room for the one who deletes
+	tail     *hub
 
 	asked *prometheus.CounterVec
 	took  *prometheus.HistogramVec
@@ -60,7 +67,7 @@ func New(o Options) (*Logs, error) {
 		return nil, err
 	}
 	l := &Logs{
-		o: o, slots: make(chan struct{}, o.Config.MaxConcurrent), tail: newHub(o),
+		o: o, slots: make(chan struct{}, o.Config.MaxConcurrent), deleting: make(chan struct{}, 1), tail: newHub(o),
 		asked: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kemi_sauron_logs_questions_total", Help: "Questions about logs, by kind and how they were answered."}, []string{"kind", "code"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "kemi_sauron_logs_seconds", Help: "Time to answer questions about logs.", Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 50},
@@ -76,22 +83,25 @@ func (l *Logs) Run(ctx context.Context) error { return l.tail.run(ctx) }
 // Routes are what the API serves.
 func (l *Logs) Routes() []kemi.Route {
 	var routes []kemi.Route
+	route := func(method, name string, needs kemi.Permission, stream bool, handle func(w http.ResponseWriter, r *http.Request, id kemi.Identity) error) {
+		routes = append(routes, kemi.Route{
+			Pattern: method + " /api/v2/logs/" + name, Needs: needs, Stream: stream,
+			Handle: func(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
+				began, code := time.Now(), http.StatusOK
+				if err := handle(w, r, id); err != nil {
+					code = kemi.HTTPStatus(err)
+					kemi.WriteError(w, kemi.DialectKEMI, err)
+				}
+				l.asked.WithLabelValues(name, strconv.Itoa(code)).Inc()
+				if name != "tail" {
+					l.took.WithLabelValues(name).Observe(time.Since(began).Seconds())
+				}
+			},
+		})
+	}
 	add := func(name string, stream bool, handle func(w http.ResponseWriter, r *http.Request, id kemi.Identity) error) {
 		for _, method := range []string{"GET", "POST"} {
-			routes = append(routes, kemi.Route{
-				Pattern: method + " /api/v2/logs/" + name, Needs: kemi.LogsRead, Stream: stream,
-				Handle: func(w http.ResponseWriter, r *http.Request, id kemi.Identity) {
-					began, code := time.Now(), http.StatusOK
-					if err := handle(w, r, id); err != nil {
-						code = kemi.HTTPStatus(err)
-						kemi.WriteError(w, kemi.DialectKEMI, err)
-					}
-					l.asked.WithLabelValues(name, strconv.Itoa(code)).Inc()
-					if name != "tail" {
-						l.took.WithLabelValues(name).Observe(time.Since(began).Seconds())
-					}
-				},
-			})
+			route(method, name, kemi.LogsRead, stream, handle)
 		}
 	}
 	add("query", false, l.serveQuery)
@@ -100,6 +110,9 @@ func (l *Logs) Routes() []kemi.Route {
 	add("count", false, l.serveCount)
 	add("context", false, l.serveContext)
 	add("tail", true, l.serveTail)
+	if l.o.Deleter != nil {
+		route("POST", "delete", kemi.LogsRead|kemi.LogsDelete, true, l.serveDelete) // a stream has as much time as it takes
+	}
 	return routes
 }
 

@@ -61,7 +61,7 @@ func newServer(t *testing.T, cfg logs.Config) *server {
 	s.live = speed.New(speed.Options{Bus: w, Topic: bus.Logs, Group: "index", Positions: index.Positions, Apply: speed.Logs(index, silent), Log: silent, Registry: prometheus.NewRegistry()})
 	s.fresh = s.live.Freshness
 	s.logs, err = logs.New(logs.Options{
-		Config: cfg, Store: index, Bus: w, Freshness: func() store.Freshness { return s.fresh() }, Log: silent, Registerer: prometheus.NewRegistry(), Now: time.Now,
+		Config: cfg, Store: index, Deleter: index, Bus: w, Freshness: func() store.Freshness { return s.fresh() }, Log: silent, Registerer: prometheus.NewRegistry(), Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,11 @@ func newServer(t *testing.T, cfg logs.Config) *server {
 	go func() { ended <- s.logs.Run(ctx) }()
 	mux := http.NewServeMux()
 	for _, r := range s.logs.Routes() {
-		if r.Needs != kemi.LogsRead {
+		needs := kemi.LogsRead
+		if strings.HasSuffix(r.Pattern, "/delete") {
+			needs |= kemi.LogsDelete
+		}
+		if r.Needs != needs {
 			t.Errorf("%s needs %s", r.Pattern, r.Needs)
 		}
 		mux.HandleFunc(r.Pattern, func(w http.ResponseWriter, q *http.Request) {
@@ -80,7 +84,11 @@ func newServer(t *testing.T, cfg logs.Config) *server {
 			if project == "" {
 				project = "p"
 			}
-			r.Handle(w, q, kemi.Identity{Subject: "test", Project: project, Permissions: kemi.LogsRead})
+			permissions := kemi.LogsRead
+			if q.Header.Get("X-May-Delete") != "" {
+				permissions |= kemi.LogsDelete
+			}
+			r.Handle(w, q, kemi.Identity{Subject: "test", Project: project, Permissions: permissions})
 		})
 	}
 	s.Server = httptest.NewServer(mux)
