@@ -156,6 +156,80 @@ func (s *Store) Count(ctx context.Context, id kemi.Identity, lq store.LogQuery, 
 	return out, nil
 }
 
+// Series counts by the values of fields and by time; see store.LogStore.
+func (s *Store) Series(ctx context.Context, id kemi.Identity, lq store.LogQuery, by []string, step kemi.Nanos) ([]store.GroupSeries, error) {
+	q, err := newQuery(id, lq)
+	if err != nil {
+		return nil, err
+	}
+	if step <= 0 {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "field step: value %d: must be more than 0 nanoseconds", step)
+	}
+	if q.r.To <= q.r.From {
+		return nil, nil
+	}
+	n := (float64(q.r.To)-float64(q.r.From))/float64(step) + 1
+	if n > maxBuckets+1 {
+		return nil, kemi.Errorf(kemi.ErrInvalid, "field step: value %dns: makes more than %d buckets of the range", step, maxBuckets)
+	}
+	buckets := int((q.r.To - q.r.From + step - 1) / step)
+	groups := map[string]*store.GroupSeries{}
+	var key []byte
+	add := func(values []string, bucket int, n int64) error {
+		key = key[:0]
+		for _, v := range values {
+			key = append(append(key, v...), 0xff, 0xfe)
+		}
+		g := groups[string(key)]
+		if g == nil {
+			if len(groups) >= maxGroups || (len(groups)+1)*buckets > store.MaxSeriesCounts {
+				return kemi.Errorf(kemi.ErrLimited, "series by %s: more than %d groups or %d counts: narrow the query, group by fewer fields, or take a longer step", strings.Join(by, ", "), maxGroups, store.MaxSeriesCounts)
+			}
+			g = &store.GroupSeries{Counts: make([]int64, buckets)}
+			for i, name := range by {
+				g.Labels = append(g.Labels, kemi.Label{Name: name, Value: strings.Clone(values[i])})
+			}
+			g.Labels = g.Labels.Normalize()
+			groups[string(key)] = g
+		}
+		g.Counts[bucket] += n
+		return nil
+	}
+	v := s.view()
+	defer v.release()
+	values := make([]string, len(by))
+	err = q.inHeads(ctx, v, func(r *kemi.LogRecord) error {
+		for i, name := range by {
+			values[i], _ = store.FieldOf(r, name)
+		}
+		return add(values, int((r.At-q.r.From)/step), 1)
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.each(ctx, q, v, func(sel *pattern.Selection) error {
+		var failed error
+		err := sel.Series(by, q.r.From, step, buckets, func(values []string, bucket int, n int64) {
+			if failed == nil {
+				failed = add(values, bucket, n)
+			}
+		})
+		if failed != nil {
+			return failed
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]store.GroupSeries, 0, len(groups))
+	for _, g := range groups {
+		out = append(out, *g)
+	}
+	slices.SortFunc(out, func(a, b store.GroupSeries) int { return a.Labels.Compare(b.Labels) })
+	return out, nil
+}
+
 // fieldCounts counts the values of one field.
 type fieldCounts struct {
 	values map[string]int64

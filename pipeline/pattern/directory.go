@@ -22,6 +22,7 @@ type directory struct {
 	sevPage   uint32
 	cells     []cell
 	minutes   []minuteCell
+	edge      bool // a record lies on a minute
 	ids       ids
 	extras    []extraColumn
 	schemas   [][]int // which extras a record of it has

@@ -296,6 +296,71 @@ func (s *Selection) CountBy(fields []string, add func(values []string, n int64))
 	return nil
 }
 
+// Series counts the selected records, which lie in n buckets of step from from on, by the values of fields and by bucket. Values are valid until add returns. A
+// combination may come several times.
+func (s *Selection) Series(fields []string, from, step kemi.Nanos, n int, add func(values []string, bucket int, n int64)) (err error) {
+	defer notSound(&err)
+	if s.count == 0 {
+		return nil
+	}
+	if err := s.open(); err != nil {
+		return err
+	}
+	if len(fields) == 0 && s.rows == nil && s.tmpls == nil && s.minuteSeries(from, step, func(b, n int64) { add(nil, int(b), n) }) {
+		return nil
+	}
+	rows, err := s.set()
+	if err != nil {
+		return err
+	}
+	at, err := s.x.times()
+	if err != nil {
+		return err
+	}
+	values := make([]string, len(fields))
+	all := make([]fieldValues, len(fields))
+	for i, f := range fields {
+		if all[i], err = s.x.valuesOf(f, rows); err != nil {
+			return err
+		}
+	}
+	counts := map[string][]int64{}
+	var key []byte
+	var last []int64
+	lo, hi, b := int64(0), int64(0), 0 // the bucket of the row before
+	rows.each(func(r uint32) bool {
+		if t := int64(at[r]); t < lo || t >= hi {
+			b = int(floorDiv(t-int64(from), int64(step)))
+			lo = int64(from) + int64(b)*int64(step)
+			hi = lo + int64(step)
+		}
+		k := len(key)
+		for i := range all {
+			key = binary.LittleEndian.AppendUint32(key, all[i].code[r])
+		}
+		if last == nil || string(key[:k]) != string(key[k:]) {
+			if last = counts[string(key[k:])]; last == nil {
+				last = make([]int64, n)
+				counts[string(key[k:])] = last
+			}
+		}
+		key = append(key[:0], key[k:]...)
+		last[b]++
+		return true
+	})
+	for k, c := range counts {
+		for i := range all {
+			values[i] = all[i].texts[binary.LittleEndian.Uint32([]byte(k[4*i:]))]
+		}
+		for b, n := range c {
+			if n > 0 {
+				add(values, b, n)
+			}
+		}
+	}
+	return nil
+}
+
 // byStream are the values of a field by stream, if each stream has one, so that nothing else can be asked.
 func (x *reading) byStream(field string) ([]string, bool) {
 	switch field {

@@ -65,5 +65,17 @@ type LogStore interface {
 	Fields(ctx context.Context, id kemi.Identity, q LogQuery, top int) ([]LogField, error)
 	// Count counts the records that match by the values of the given fields, at most 10 000 groups; by none gives one count.
 	Count(ctx context.Context, id kemi.Identity, q LogQuery, by []string) ([]GroupCount, error)
+	// Series counts the records that match by the values of fields and by time: bucket i of a group has those of [From+i·step, From+(i+1)·step) of the range. At most 10 000
+	// groups, and MaxSeriesCounts of all buckets of all groups together.
+	Series(ctx context.Context, id kemi.Identity, q LogQuery, by []string, step kemi.Nanos) ([]GroupSeries, error)
 	io.Closer
 }
+
+// GroupSeries is how many records with the given values of the grouping fields lie in each bucket of time.
+type GroupSeries struct {
+	Labels kemi.Labels
+	Counts []int64
+}
+
+// MaxSeriesCounts is how many counts an answer of LogStore.Series has at the most.
+const MaxSeriesCounts = 4 << 20

@@ -35,6 +35,7 @@ func Logs(t *testing.T, open OpenLogs) {
 		{"Histogram", logsHistogram},
 		{"FieldsAndCount", logsFieldsAndCount},
 		{"Large", logsLarge},
+		{"Series", logsSeries},
 		{"BadQueries", logsBadQueries},
 		{"Cancel", logsCancel},
 		{"Concurrent", logsConcurrent},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -298,5 +299,75 @@ func logsConcurrent(t *testing.T, s *logStore) {
 	n, err := s.Count(context.Background(), reader("default"), store.LogQuery{Range: allTime}, nil)
 	if err != nil || n[0].Count != partitions*batches*size {
 		t.Errorf("%v %v, want %d", n, err, partitions*batches*size)
+	}
+}
+
+// logsSeries counts by time and field, buckets beginning on whole minutes and a nanosecond after them, with records on the very edges.
+func logsSeries(t *testing.T, s *logStore) {
+	r := rand.New(rand.NewPCG(7, 7))
+	const begin = kemi.Nanos(1_700_000_040e9) // a whole minute
+	for b := range 5 {
+		var rs []kemi.LogRecord
+		for i := range 300 {
+			at := begin + kemi.Nanos(r.Int64N(3600e9))
+			if b > 2 && r.IntN(4) == 0 {
+				at = at / 60e9 * 60e9
+			}
+			l := line(fmt.Sprintf("s%d-%d", b, i), at, fmt.Sprint("message ", r.IntN(3)))
+			l.Severity = kemi.Severity(1 + r.IntN(24))
+			l.Stream = kemi.LabelsOf("host", fmt.Sprint("h", r.IntN(3)))
+			if r.IntN(3) == 0 {
+				l.Attrs = kemi.LabelsOf("user", fmt.Sprint("u", r.IntN(4)))
+			}
+			rs = append(rs, l)
+		}
+		s.index(rs...)
+		if b == 3 {
+			s.reopen()
+		}
+	}
+	for n := range 120 {
+		from := begin + kemi.Nanos(r.IntN(20))*60e9 + kemi.Nanos([]int{0, 1, 1, 17}[r.IntN(4)])
+		q := store.LogQuery{Range: store.NanoRange{From: from, To: from + kemi.Nanos(r.Int64N(3000e9)) + 1}}
+		if n%2 == 0 {
+			q.Range.To = from + kemi.Nanos(1+r.IntN(40))*60e9
+		}
+		if r.IntN(2) == 0 {
+			q.Expr = []store.LogExpr{store.LogPhrase{Text: "message 1"}, store.LogPhrase{Field: "level", Text: "error"}, store.LogPhrase{Field: "host", Text: "h1"}, store.LogExists{Field: "user"}}[r.IntN(4)]
+		}
+		step := []kemi.Nanos{60e9, 60e9, 300e9, 7e9, 90e9}[r.IntN(5)]
+		by := [][]string{nil, {"host"}, {"level"}, {"user", "host"}}[r.IntN(4)]
+		want := map[string]int64{}
+		for _, rec := range s.expected("default", q) {
+			var ls kemi.Labels
+			for _, f := range by {
+				v, _ := store.FieldOf(&rec, f)
+				ls = append(ls, kemi.Label{Name: f, Value: v})
+			}
+			want[fmt.Sprint(ls.Normalize(), (rec.At-from)/step)]++
+		}
+		got, err := s.Series(context.Background(), reader("default"), q, by, step)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range got {
+			if buckets := int((q.Range.To - q.Range.From + step - 1) / step); len(g.Counts) != buckets {
+				t.Fatalf("%d buckets, want %d", len(g.Counts), buckets)
+			}
+			for i, c := range g.Counts {
+				want[fmt.Sprint(g.Labels, i)] -= c
+			}
+		}
+		for k, c := range want {
+			if c != 0 {
+				t.Fatalf("%v by %v, step %d: %s is %d off", q, by, step, k, c)
+			}
+		}
+	}
+	if _, err := s.Series(context.Background(), reader("default"), store.LogQuery{Range: allTime}, nil, 1); err == nil {
+		t.Error("buckets without end are counted")
+	}
+	if _, err := s.Series(context.Background(), reader("default"), store.LogQuery{Range: store.NanoRange{To: 5}}, nil, 0); err == nil {
+		t.Error("a step of nothing is taken")
 	}
 }
