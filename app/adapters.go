@@ -10,6 +10,7 @@ import (
 	"kemi/collectors/push"
 	"kemi/pipeline/merge"
 	"kemi/pipeline/store"
+	"kemi/sauron/limit"
 	"kemi/sauron/promql"
 )
 
@@ -71,4 +72,15 @@ func (s scalar) Instant(ctx context.Context, id kemi.Identity, expr string, at t
 		return 0, false, kemi.Errorf(kemi.ErrInvalid, "query %q: %d series; write an expression that has one value, such as sum(…) or avg(…)", expr, len(v))
 	}
 	return v[0].F, true, nil
+}
+
+// entering waits at a gate, for those who only want to be let in.
+func entering(g *limit.Gate) func(context.Context, kemi.Identity) (func(), error) {
+	return func(ctx context.Context, id kemi.Identity) (func(), error) {
+		t, err := g.Enter(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return t.Leave, nil
+	}
 }

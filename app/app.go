@@ -43,6 +43,7 @@ import (
 	"kemi/sauron/auth"
 	"kemi/sauron/limit"
 	"kemi/sauron/logs"
+	"kemi/sauron/loki"
 	"kemi/sauron/promql"
 	"kemi/sauron/query"
 	"kemi/sauron/tsd"
@@ -259,6 +260,7 @@ func (a *App) open(ctx context.Context) error {
 		return err
 	}
 	a.loop("live tail", logAPI.Run)
+	lokiAPI := loki.New(loki.Options{Store: index, Enter: entering(gate), Timeout: cfg.Search.Timeout, Version: Version, Now: a.now, Registerer: reg})
 
 	// What is watched, and what follows from it.
 	alerts, err := watch.New(ctx, watch.Options{
@@ -284,7 +286,7 @@ func (a *App) open(ctx context.Context) error {
 	a.loop("autoscale", scale.Run)
 
 	a.Routes = append(a.ownRoutes(), received...)
-	for _, room := range []interface{ Routes() []kemi.Route }{authn, in, a.scraper, opentsdb, prom, logAPI, ims, alerts, scale} {
+	for _, room := range []interface{ Routes() []kemi.Route }{authn, in, a.scraper, opentsdb, prom, logAPI, lokiAPI, ims, alerts, scale} {
 		a.Routes = append(a.Routes, room.Routes()...)
 	}
 	handler, err := api.New(api.Options{Auth: authn, Routes: a.Routes, Log: part("http"), Registry: reg, Now: a.now, WriteTimeout: cfg.WriteTimeout})

@@ -2,6 +2,7 @@ package pattern
 
 import (
 	"regexp/syntax"
+	"slices"
 	"strings"
 	"unicode/utf8"
 	"unsafe"
@@ -60,6 +61,9 @@ func (l *leaf) decide(t *Template) *judgement {
 		return &judgement{}
 	}
 	if _, ok := l.e.(store.LogExists); ok {
+		return &judgement{state: judgedYes}
+	}
+	if l.lit.exact && slices.ContainsFunc(t.parts, func(p part) bool { return strings.Contains(p.text, l.lit.text) }) {
 		return &judgement{state: judgedYes}
 	}
 	if t.whole {
@@ -136,8 +140,9 @@ func decideRaw(t *Template, raw string) *judgement {
 
 // literal is a text that all lines have that a regular expression matches.
 type literal struct {
-	text string
-	fold bool // without regard to case; text is in lower case then
+	text  string
+	fold  bool // without regard to case; text is in lower case then
+	exact bool // the expression is nothing else
 }
 
 // literalOf is the longest literal that can be found, in ASCII.
@@ -146,7 +151,10 @@ func literalOf(expr string) literal {
 	if err != nil {
 		return literal{}
 	}
-	return literalIn(tree.Simplify())
+	tree = tree.Simplify()
+	l := literalIn(tree)
+	l.exact = tree.Op == syntax.OpLiteral && !l.fold && l.text == string(tree.Rune)
+	return l
 }
 
 func literalIn(re *syntax.Regexp) (best literal) {
@@ -155,9 +163,12 @@ func literalIn(re *syntax.Regexp) (best literal) {
 		l := literal{fold: re.Flags&syntax.FoldCase != 0}
 		s := string(re.Rune)
 		for i := range len(s) {
-			if s[i] >= utf8.RuneSelf || s[i] < 9 {
+			if s[i] >= utf8.RuneSelf && l.fold || s[i] < 9 {
 				return literal{}
 			}
+		}
+		if strings.ContainsRune(s, utf8.RuneError) { // any byte that is no UTF-8 is one for the expression
+			return literal{}
 		}
 		if l.text = s; l.fold {
 			l.text = strings.ToLower(s)
@@ -208,7 +219,7 @@ func (l literal) words() (out []string) {
 		for i < len(l.text) && charKind[l.text[i]] != 0 {
 			i++
 		}
-		if from > 0 && i < len(l.text) {
+		if from > 0 && i < len(l.text) && l.text[from-1] < utf8.RuneSelf && l.text[i] < utf8.RuneSelf {
 			out = append(out, strings.ToLower(l.text[from:i]))
 		}
 	}

@@ -231,6 +231,9 @@ func (g *lines) expr(depth int, rs []kemi.LogRecord) store.LogExpr {
 		}
 	case 8:
 		src := regexp.QuoteMeta(strings.ToValidUTF8(part(), "."))
+		if g.IntN(2) == 0 {
+			return store.LogRegexp{Field: field, Source: src, Re: regexp.MustCompile(src)}
+		}
 		src = g.pick("", "(?i)", "^", ".*") + src + g.pick("", "", "[0-9]+", "$", "x*")
 		return store.LogRegexp{Field: field, Source: src, Re: regexp.MustCompile(src)}
 	case 9:
