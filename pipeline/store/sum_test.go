@@ -127,6 +127,69 @@ func TestSumOfInfinities(t *testing.T) {
 	}
 }
 
+// Where decimals and binary values meet, the short way is the exact one, also next to what is rounded the other way, and it is nearly always there.
+func TestSumOfDecimalsAndBinary(t *testing.T) {
+	const rounds = 400_000
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 4))
+	asked, taken := 0, 0
+	for i := range rounds {
+		var x Sum
+		whole := math.Ldexp(r.Float64()-.5, 2+r.IntN(60))
+		for range 1 + r.IntN(4) {
+			x.Add(math.Round(whole*1e3) / 1e3)
+		}
+		if r.IntN(4) == 0 {
+			x.add(r.Int64N(1<<50)-1<<49, r.Uint64())
+		}
+		switch i % 4 {
+		case 0: // of any size
+			x.addBinary(math.Ldexp(r.Float64()-.5, r.IntN(200)-100))
+			x.addBinary(math.Ldexp(r.Float64()-.5, r.IntN(200)-100))
+		case 1: // nearly nothing is left
+			x.addBinary(-units(x.hi, x.lo))
+		case 2: // next to where it is rounded the other way
+			v := units(x.hi, x.lo)
+			x.addBinary((math.Nextafter(v, math.Inf(1)) - v) / 2)
+			x.addBinary(math.Ldexp(r.Float64()-.5, -60-r.IntN(60)))
+		case 3: // as a mean of gauges has them
+			for range 30 {
+				x.Add(100 * r.Float64())
+			}
+		}
+		if x.rest != nil || x.hi == 0 && x.lo == 0 {
+			continue // these are never asked for it
+		}
+		v, ok := x.mixed()
+		if i%4 == 3 {
+			asked++
+			if ok {
+				taken++
+			}
+		}
+		if !ok {
+			continue
+		}
+		if want := x.slow(); v != want {
+			t.Fatalf("seed %d, round %d: %+v: %b, want %b", seed, i, x, v, want)
+		}
+	}
+	if asked < rounds/8 || taken < asked*97/100 {
+		t.Errorf("seed %d: %d of %d are taken", seed, taken, asked)
+	}
+}
+
+func BenchmarkSumOfDecimalsAndBinary(b *testing.B) {
+	var x Sum
+	x.Add(12.5)
+	for i := range 60 {
+		x.Add(100 / float64(i+3))
+	}
+	for b.Loop() {
+		x.Value()
+	}
+}
+
 func BenchmarkSum(b *testing.B) {
 	for name, f := range map[string]func(r *rand.Rand) float64{
 		"decimals": func(r *rand.Rand) float64 { return math.Round(r.Float64()*1e4) / 100 },
