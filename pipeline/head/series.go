@@ -2,6 +2,7 @@ package head
 
 import (
 	"math"
+	"slices"
 
 	"kemi"
 	"kemi/pipeline/pack"
@@ -99,9 +100,12 @@ func (db *DB) freeSlabs() {
 
 // labelsOf are the labels of a series. Their strings stay.
 func (db *DB) labelsOf(dst []kemi.Label, s *series) []kemi.Label {
-	sp := db.spaces[s.space]
-	for _, p := range db.pairsOf(s) {
-		dst = append(dst, kemi.Label{Name: sp.pairs[p].name, Value: sp.pairs[p].value})
+	all, own := db.spaces[s.space].pairs, db.pairsOf(s)
+	n := len(dst)
+	dst = slices.Grow(dst, len(own))[:n+len(own)]
+	for i, to := 0, dst[n:]; i < len(own) && i < len(to); i++ {
+		p := &all[own[i]]
+		to[i] = kemi.Label{Name: p.name, Value: p.value}
 	}
 	return dst
 }
