@@ -99,7 +99,6 @@ func (g *Logs) Write(ctx context.Context, batch string) error {
 		return nil
 	}
 	records := g.records
-	g.records = make([]kemi.LogRecord, 0, min(len(records)+len(records)/4, fullLogs))
 	g.size, g.full = 0, false
 	wait := 100 * time.Millisecond
 	var failed error
@@ -131,6 +130,8 @@ func (g *Logs) Write(ctx context.Context, batch string) error {
 		}
 		wait = min(2*wait, 5*time.Second)
 	}
+	clear(records)
+	g.records = records[:0]
 	if g.memory != nil {
 		g.memory.Release()
 		g.memory, g.held = nil, 0

@@ -32,13 +32,14 @@ func (p *Push) logRoutes() []kemi.Route {
 
 // WriteLogs checks, enriches and publishes log records of the identity's project; protocol is what they are counted under. It returns when they are durable. batch is the sender's name
 // for them, or "": records written again under it are the same ones. Records that break a limit are left out: then the
-// error is ErrInvalid and says which, and the others are durable. Any other error is as of bus.Publish. The records may not be
-// changed afterwards.
+// error is ErrInvalid and says which, and the others are durable. Any other error is as of bus.Publish. The slice may be used again
+// afterwards; labels and attributes may not be changed.
 func (p *Push) WriteLogs(ctx context.Context, id kemi.Identity, protocol string, records []kemi.LogRecord, batch string) error {
 	if !id.Can(kemi.LogsWrite) {
 		return kemi.Errorf(kemi.ErrDenied, "write logs: %s may not", id.Subject)
 	}
 	in := p.newIntake(protocol)
+	in.roomFor(len(records))
 	for i := range records {
 		if err := in.add(records[i]); err != nil {
 			in.refuse(fmt.Sprintf("record %d", i), err)
