@@ -27,6 +27,25 @@ func (s *server) kemi(stdin string, args ...string) (int, string) {
 	return c.ProcessState.ExitCode(), string(out)
 }
 
+// TestTryPipelines shows what a pipeline makes of lines, without a server.
+func TestTryPipelines(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "p.yaml")
+	write(t, file, "pipelines:\n  - name: pay\n    match: {app: pay}\n    steps:\n      - {drop: {reason: health}, when: {body: /health/}}\n      - redact: {detectors: [card]}\n")
+	s := &server{t: t}
+	const lines = "GET /health\npaid with 4111 1111 1111 1111\n"
+	code, out := s.kemi(lines, "config", "try", "--pipeline", file, "--label", "app=pay")
+	if code != 0 || !strings.Contains(out, "- GET /health\nx dropped: health\n- paid with 4111 1111 1111 1111\n+ ") || !strings.Contains(out, "paid with **** **** **** ****") || strings.Contains(out, "\x1b") {
+		t.Errorf("exit %d, %q", code, out)
+	}
+	code, out = s.kemi(lines, "config", "try", "--pipeline", file, "-o", "json")
+	if code != 0 || strings.Count(out, "\n") != 2 || !strings.Contains(out, `"body":"paid with 4111 1111 1111 1111"`) {
+		t.Errorf("without the label: exit %d, %q", code, out)
+	}
+	if code, out = s.kemi(lines, "config", "try"); code != 2 || !strings.Contains(out, "--pipeline: name the file") {
+		t.Errorf("exit %d, %q", code, out)
+	}
+}
+
 func TestCommandLine(t *testing.T) {
 	s := startServer(t, filepath.Join(t.TempDir(), "data"), "agent: {enabled: false}\n")
 	do := func(code int, says, stdin string, args ...string) {
