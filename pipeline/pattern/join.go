@@ -12,7 +12,7 @@ import (
 
 const (
 	manyRows  = 64 // a template of so many lines stays by itself
-	maxGroups = 32 // of one shape
+	maxGroups = 16 // of one shape
 	// alike is how many of ten words have to be the same.
 	alike = 6
 	// fewTemplates may stand alone, even with one line each: small blocks are coded again.
@@ -35,6 +35,7 @@ type shape struct {
 // pieces cuts a template.
 func pieces(text string) (ps []piece, ok bool) {
 	slot := 0
+	ps = make([]piece, 0, 32)
 	for i := 0; i < len(text); {
 		c := text[i]
 		from := i
@@ -66,16 +67,48 @@ func pieces(text string) (ps []piece, ok bool) {
 
 // join decides on the final templates.
 func (e *encoder) join() {
-	shapes := map[uint64][]shape{}
-	var hashes []uint64
-	var key []byte
+	var few []int32 // templates of few lines
 	for n := range e.templates {
 		f := &e.templates[n]
 		f.final = -1
-		if f.rows >= manyRows || len(e.templates) <= fewTemplates {
-			continue
+		if f.rows < manyRows && len(e.templates) > fewTemplates {
+			few = append(few, int32(n))
 		}
-		ps, ok := pieces(f.text)
+	}
+	// Text that defeats templates is not alike: a part of it tells.
+	if len(few) > 2*trial {
+		e.joinShapes(few[:trial])
+		joined := 0
+		for _, n := range few[:trial] {
+			if e.templates[n].final >= 0 {
+				joined++
+			}
+		}
+		for _, n := range few[:trial] {
+			e.templates[n].final, e.templates[n].from = -1, nil
+		}
+		e.joined = e.joined[:0]
+		if joined < trial/worthJoining {
+			few = nil
+		}
+	}
+	e.joinShapes(few)
+	e.place()
+}
+
+const (
+	// trial is of how many templates it is tried whether joining does anything; worthJoining: if less than this part of them is joined, it does not.
+	trial        = 1 << 11
+	worthJoining = 4
+)
+
+// joinShapes joins what is alike of templates, shape by shape.
+func (e *encoder) joinShapes(templates []int32) {
+	shapes := map[uint64][]shape{}
+	var hashes []uint64
+	var key []byte
+	for _, n := range templates {
+		ps, ok := pieces(e.templates[n].text)
 		if !ok || len(ps) > maxSpans {
 			continue
 		}
@@ -91,12 +124,11 @@ func (e *encoder) join() {
 		if _, ok := shapes[h]; !ok {
 			hashes = append(hashes, h)
 		}
-		shapes[h] = append(shapes[h], shape{int32(n), ps})
+		shapes[h] = append(shapes[h], shape{n, ps})
 	}
 	for _, h := range hashes {
 		e.joinAlike(shapes[h])
 	}
-	e.place()
 }
 
 // joinAlike joins what is alike of one shape.
@@ -194,7 +226,9 @@ func similar(a, b []piece) bool {
 		return false
 	}
 	words, same := 0, 0
+	left := len(a) // pieces that are still to come: at most so many are the same
 	for i := range a {
+		left--
 		switch {
 		case !a[i].word:
 			if a[i].text != b[i].text {
@@ -205,6 +239,8 @@ func similar(a, b []piece) bool {
 			words++
 			if a[i].text == b[i].text {
 				same++
+			} else if 10*(same+left) < alike*(words+left) {
+				return false
 			}
 		}
 	}

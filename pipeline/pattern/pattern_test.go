@@ -409,3 +409,53 @@ func processorTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// TestManyTemplates codes text that defeats templates, and text of which many templates can be joined: more of them than are tried.
+func TestManyTemplates(t *testing.T) {
+	for name, line := range map[string]func(g *lines, word func() string) string{
+		"free text": func(g *lines, word func() string) string {
+			return word() + " " + strings.Repeat(word()+" ", g.IntN(3)) + word() + ", " + word() + " " + word()
+		},
+		"names": func(_ *lines, word func() string) string {
+			return "user " + word() + " has logged in from the web and is welcome"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newLines(9)
+			word := func() string {
+				b := make([]byte, 3+g.IntN(6))
+				for i := range b {
+					b[i] = 'a' + byte(g.IntN(26))
+				}
+				return string(b)
+			}
+			rs := g.records(6000)
+			for i := range rs {
+				rs[i].Body = line(g, word)
+			}
+			checkSame(t, rs)
+			b := encoded(t, rs)
+			d, err := b.open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(d.templates) > 10 {
+				t.Errorf("%d templates", len(d.templates))
+			}
+			words := strings.Fields(strings.ReplaceAll(rs[4321].Body, ",", ""))
+			for _, e := range []store.LogExpr{store.LogPhrase{Text: words[1]}, store.LogPhrase{Text: strings.Join(words[:3], " ")}, store.LogPhrase{Text: "nosuchword"}} {
+				want := 0
+				for i := range rs {
+					if e.Match(&rs[i]) {
+						want++
+					}
+				}
+				s, err := NewQuery(e, store.NanoRange{From: b.From, To: b.To + 1}).Select(b)
+				if err != nil || s.Len() != want {
+					t.Errorf("%s: %d, %v, want %d", e, s.Len(), err, want)
+				}
+				s.Close()
+			}
+		})
+	}
+}
