@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"kemi"
+	"kemi/sauron/limit"
 )
 
 var errTruncated = errors.New("results truncated due to limit")
@@ -28,7 +29,9 @@ type selection struct {
 	start int64
 	end   int64
 	q     storage.Querier
-	close func() // gives back the querier and the place
+
+	ticket *limit.Ticket
+	close  func() // gives back the querier and the place
 }
 
 // selectionOf reads them, waits for a place and opens the querier; the caller closes. With an answer, nothing is open.
@@ -61,6 +64,7 @@ func (a *API) selectionOf(r *http.Request, id kemi.Identity) (s selection, bad *
 		ticket.Leave()
 		return fail(answer{err: executionError(err)})
 	}
+	s.ticket = ticket
 	s.close = func() { _ = s.q.Close(); ticket.Leave() }
 	return s, nil
 }
@@ -119,6 +123,11 @@ func (a *API) labelValues(r *http.Request, id kemi.Identity) answer {
 	})
 }
 
+const (
+	listedBytes = 64       // of a series in a list beside its labels, while the list grows
+	perListed   = 64 << 10 // so many bytes are reckoned at once
+)
+
 func (a *API) series(r *http.Request, id kemi.Identity) answer {
 	if err := form(r); err != nil {
 		return badData(err)
@@ -143,13 +152,21 @@ func (a *API) series(r *http.Request, id kemi.Identity) answer {
 	if len(sets) > 1 {
 		set = storage.NewMergeSeriesSet(sets, 0, storage.ChainedSeriesMerge)
 	}
-	list := labelSets{}
+	list, more := labelSets{}, int64(0)
 	for set.Next() {
 		if s.limit > 0 && len(list) == s.limit {
 			out.warnings.Add(errTruncated)
 			break
 		}
-		list = append(list, set.At().Labels())
+		ls := set.At().Labels()
+		if more += listedBytes + int64(ls.ByteSize()); more > perListed {
+			if err := s.ticket.Hold(more); err != nil {
+				out.err = executionError(err)
+				return out
+			}
+			more = 0
+		}
+		list = append(list, ls)
 		if len(list)%128 == 0 && r.Context().Err() != nil {
 			out.err = executionError(r.Context().Err())
 			return out

@@ -220,6 +220,17 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
 	}
+	small := limit.DefaultConfig()
+	small.Memory, small.MemoryPerIdentity = 1<<20, 1<<16
+	list := testAPI(t, manySeries(t, 1000), func(_ *Config, o *Options) { o.Gate, _ = limit.New(small, nil) })
+	if w := get(list, "/api/v1/series", "match[]=many"); w.Code != 422 || !strings.Contains(w.Body.String(), "query needs more memory than limits.memoryPerIdentity = 0 MiB") {
+		t.Errorf("list of series: %d %.300s", w.Code, w.Body)
+	}
+	for range 3 { // what was held is given back
+		if w := get(list, "/api/v1/series", "match[]=many&limit=100"); w.Code != 200 {
+			t.Errorf("list of 100 series: %d %.300s", w.Code, w.Body)
+		}
+	}
 	for header, code := range map[string]int{"true": 200, "0": 200, "maybe": 400} {
 		r := httptest.NewRequest("GET", "/api/v1/query?query=up", nil)
 		r.Header.Set("X-Prometheus-Use-Start-Timestamps", header)
