@@ -18,6 +18,8 @@ const (
 	// mergeParts are as many parts of about one size, one after another, as are merged at the least; maxMerge at the most.
 	mergeParts = 8
 	maxMerge   = 64
+	// dropWithin is how long a block whose time is over may wait for others of its part.
+	dropWithin = 24 * time.Hour
 )
 
 // sizeClass is the same for parts that differ by less than about four times.
@@ -27,10 +29,10 @@ func (p *part) sizeClass() int { return (bits.Len64(uint64(p.raw>>16)) + 1) / 2 
 func (s *Store) merge() (more bool, err error) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	s.trimCache()
 	s.mu.RLock()
 	parts := s.parts
 	s.mu.RUnlock()
-	s.trimCache(parts)
 	some := s.mergeable(parts)
 	if len(some) == 0 {
 		return false, nil
@@ -70,17 +72,19 @@ func (s *Store) mergeable(parts []*part) []*part {
 // change is what becomes of a block.
 type change struct {
 	drop    bool
+	overdue bool           // it should have been dropped long ago
 	without *pattern.Query // its records go
 }
 
-// replace writes the parts anew, as one: full blocks as they are, small ones of a project coded together. plan, if it is not nil, says what goes. changing is held.
+// replace writes the parts, which stand one after another, anew, as one: full blocks as they are, small ones of a project coded together. plan, if it is not nil, says what goes. changing is held.
 func (s *Store) replace(old []*part, plan func(*block) change) error {
 	w, err := s.newPart()
 	if err != nil {
 		return err
 	}
 	defer w.abandon()
-	r := rewriter{s: s, w: w, small: map[string][]kemi.LogRecord{}, raw: map[string]int64{}}
+	r := rewriter{s: s, w: w, join: len(old) > 1}
+	var blocks []*block
 	for _, p := range old {
 		w.footer.Replaces = append(w.footer.Replaces, p.seq)
 		for _, n := range p.footer.Replaces { // one that could not be removed must not come back
@@ -91,17 +95,22 @@ func (s *Store) replace(old []*part, plan func(*block) change) error {
 		for k, n := range p.footer.Positions {
 			w.footer.Positions[k] = max(w.footer.Positions[k], n)
 		}
-		for _, b := range p.blocks {
-			c := change{}
-			if plan != nil {
-				c = plan(b)
-			}
-			if err := r.block(b, c, len(old) > 1); err != nil {
-				return err
-			}
+		blocks = append(blocks, p.blocks...)
+	}
+	// What may be coded together stands together, so that no more than that is in memory.
+	slices.SortStableFunc(blocks, func(a, b *block) int {
+		return cmp.Or(strings.Compare(a.Project, b.Project), cmp.Compare(a.day(), b.day()))
+	})
+	for _, b := range blocks {
+		c := change{}
+		if plan != nil {
+			c = plan(b)
+		}
+		if err := r.block(b, c); err != nil {
+			return err
 		}
 	}
-	if err := r.finish(); err != nil {
+	if err := r.flush(); err != nil {
 		return err
 	}
 	fresh, err := w.finish()
@@ -110,9 +119,8 @@ func (s *Store) replace(old []*part, plan func(*block) change) error {
 		return err
 	}
 	s.mu.Lock()
-	s.parts = slices.DeleteFunc(slices.Clone(s.parts), func(p *part) bool { return slices.Contains(old, p) })
-	at, _ := slices.BinarySearchFunc(s.parts, old[0].seq, func(p *part, seq uint64) int { return cmp.Compare(p.seq, seq) })
-	s.parts = slices.Insert(s.parts, at, fresh) // where the old ones were, so that neighbours in time stay neighbours
+	at := slices.Index(s.parts, old[0]) // where the old ones were, so that neighbours in time stay neighbours
+	s.parts = slices.Replace(slices.Clone(s.parts), at, at+len(old), fresh)
 	s.measure()
 	s.mu.Unlock()
 	s.o.step("replaced")
@@ -132,18 +140,38 @@ func (s *Store) replace(old []*part, plan func(*block) change) error {
 type rewriter struct {
 	s       *Store
 	w       *partWriter
-	small   map[string][]kemi.LogRecord // of blocks that are coded again
-	raw     map[string]int64
+	join    bool             // small blocks are coded together
+	small   []kemi.LogRecord // of blocks that are coded again, of one project and day
+	raw     int64
+	project string
+	day     int64
 	deleted int64
 }
 
+// day is the one that the block's newest record is of. Blocks of different days stay apart: else those of a quiet project, joined with newer ones again and
+// again, would never be old enough to go.
+func (b *block) day() int64 {
+	const day = 24 * 3600e9
+	n := int64(b.To) / day
+	if int64(b.To)%day < 0 {
+		n--
+	}
+	return n
+}
+
 // block takes a block over. One that is damaged goes with the part it is in: it was said already that its records are missing.
-func (r *rewriter) block(b *block, c change, join bool) error {
+func (r *rewriter) block(b *block, c change) error {
+	if b.Project != r.project || b.day() != r.day {
+		if err := r.flush(); err != nil {
+			return err
+		}
+		r.project, r.day = b.Project, b.day()
+	}
 	if c.drop {
 		r.deleted += int64(b.Records)
 		return nil
 	}
-	if c.without == nil && (!join || b.full()) {
+	if c.without == nil && (!r.join || b.full()) {
 		if err := r.w.copy(b); err == nil {
 			return nil
 		} else if b.check() == nil {
@@ -183,30 +211,20 @@ func (r *rewriter) block(b *block, c change, join bool) error {
 	}
 	// IDs sort as the records came.
 	slices.SortFunc(records, func(a, b kemi.LogRecord) int { return strings.Compare(a.ID, b.ID) })
-	r.small[b.Project] = append(r.small[b.Project], records...)
-	if r.raw[b.Project] += b.Raw; r.raw[b.Project] >= blockRaw || len(r.small[b.Project]) >= fullRecords {
-		return r.flush(b.Project)
+	r.small = append(r.small, records...)
+	if r.raw += b.Raw; r.raw >= blockRaw || len(r.small) >= fullRecords {
+		return r.flush()
 	}
 	return nil
 }
 
-func (r *rewriter) flush(project string) error {
-	rs := r.small[project]
-	delete(r.small, project)
-	delete(r.raw, project)
+func (r *rewriter) flush() error {
+	rs := r.small
+	r.small, r.raw = nil, 0
 	if len(rs) == 0 {
 		return nil
 	}
 	return r.w.records([][]kemi.LogRecord{rs})
-}
-
-func (r *rewriter) finish() error {
-	for project := range r.small {
-		if err := r.flush(project); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Delete takes the records of the identity's project that the query selects away: when it returns, no answer has them, now or after a crash, and no part
@@ -281,17 +299,17 @@ func (s *Store) retain() error {
 	s.mu.RUnlock()
 	changes := s.expired(parts)
 	for _, p := range parts {
-		var gone, rewritten int64
+		var gone int64
+		worth := false
 		for _, b := range p.blocks {
-			switch c := changes[b]; {
-			case c.drop:
+			c := changes[b]
+			if c.drop {
 				gone += b.Len
-			case c.without != nil:
-				rewritten++
 			}
+			worth = worth || c.without != nil || c.overdue
 		}
-		// To write a part anew for little room would cost more than it gives.
-		if gone == 0 && rewritten == 0 || rewritten == 0 && gone < int64(len(p.data))/8 {
+		// To write a part anew for little room would cost more than it gives; but nothing stays for long.
+		if !worth && (gone == 0 || gone < int64(len(p.data))/8) {
 			continue
 		}
 		if err := s.replace([]*part{p}, func(b *block) change { return changes[b] }); err != nil {
@@ -310,8 +328,8 @@ func (s *Store) expired(parts []*part) map[*block]change {
 	var total int64
 	for _, p := range parts {
 		for _, b := range p.blocks {
-			if b.To < now-kemi.Nanos(s.projectAge(b.Project)) {
-				out[b] = change{drop: true}
+			if over := now - kemi.Nanos(s.projectAge(b.Project)) - b.To; over > 0 {
+				out[b] = change{drop: true, overdue: over > kemi.Nanos(dropWithin)}
 				continue
 			}
 			left = append(left, b)

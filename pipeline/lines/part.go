@@ -48,7 +48,7 @@ type blockMeta struct {
 	Raw     int64      `json:"raw"`
 	From    kemi.Nanos `json:"from"`
 	To      kemi.Nanos `json:"to"`
-	Batches []uint64   `json:"batches,omitempty"` // hashes of the names of the senders' batches that records are of
+	Batches []uint64   `json:"batches,omitempty"` // hashes of the names of the senders' batches that records are of, ascending
 }
 
 func (m *blockMeta) meta() pattern.Meta {
@@ -148,6 +148,14 @@ func (p *part) readFooter() error {
 		p.raw += m.Raw
 	}
 	return nil
+}
+
+// position grows with the log of record: of two parts the one with the newer records has the greater.
+func (p *part) position() (n int64) {
+	for _, next := range p.footer.Positions {
+		n += next
+	}
+	return n
 }
 
 func (p *part) acquire() { p.refs.Add(1) }

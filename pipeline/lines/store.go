@@ -1,6 +1,7 @@
 package lines
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,8 @@ type Store struct {
 	dir       string // of the parts
 	templates *pattern.Templates
 	clock     atomic.Int64 // counts uses of blocks
-	cached    atomic.Int64 // about how much memory open blocks take
+	opened    atomic.Int64 // counts blocks that had to be opened
+	trimming  sync.Mutex   // held by trimCache
 
 	indexing sync.Mutex // held by Index; taken before mu
 	changing sync.Mutex // held by what replaces parts: merge, retention, deletion; taken before mu
@@ -39,7 +41,7 @@ type Store struct {
 	mu      sync.RWMutex
 	head    *head
 	frozen  *head   // being written, or nil
-	parts   []*part // in the order of their numbers
+	parts   []*part // in the order in which their records came
 	next    uint64  // number of the next part
 	durable bus.Positions
 	taken   bus.Positions // by head and frozen, too
@@ -177,11 +179,9 @@ func (s *Store) openParts() error {
 		}
 		return replaced[p.seq]
 	})
+	// A part that was merged has a later number than newer ones; the log of record knows which came first.
 	slices.SortFunc(s.parts, func(a, b *part) int {
-		if a.seq < b.seq {
-			return -1
-		}
-		return 1
+		return cmp.Or(cmp.Compare(a.position(), b.position()), cmp.Compare(a.seq, b.seq))
 	})
 	aside, err := os.ReadDir(filepath.Join(s.c.Dir, damagedFolder))
 	if err != nil {
@@ -496,7 +496,10 @@ func (s *Store) idsOf(project, name string) map[string]bool {
 	hash := batchHash(name)
 	for _, p := range v.parts {
 		for _, b := range p.blocks {
-			if b.Project != project || !slices.Contains(b.Batches, hash) {
+			if b.Project != project {
+				continue
+			}
+			if _, ok := slices.BinarySearch(b.Batches, hash); !ok {
 				continue
 			}
 			pb, err := s.open(b)
@@ -573,11 +576,24 @@ func (s *Store) open(b *block) (*pattern.Block, error) {
 		return nil, err
 	}
 	b.open.CompareAndSwap(nil, pb)
+	if s.opened.Add(1)%trimEvery == 0 {
+		s.trimCache()
+	}
 	return pb, nil
 }
 
+// trimEvery is after how many blocks that had to be opened it is seen how much memory they take.
+const trimEvery = 32
+
 // trimCache lets go of the blocks that were not used for longest, while all together take more than CacheBytes.
-func (s *Store) trimCache(parts []*part) {
+func (s *Store) trimCache() {
+	if !s.trimming.TryLock() {
+		return
+	}
+	defer s.trimming.Unlock()
+	s.mu.RLock()
+	parts := s.parts
+	s.mu.RUnlock()
 	type open struct {
 		b     *block
 		used  int64
