@@ -14,14 +14,18 @@ var functions = map[string]bool{
 }
 
 // Find is the parts of a parsed expression that Evaluate takes, the largest of each. Parts within subqueries are not among them, as those have other steps.
+// A selector alone is one if it is all of the expression: the engine would add up what it is given of such a part in another order, for nothing.
 func Find(expr parser.Expr) []parser.Expr {
+	if partOf(expr) != nil {
+		return []parser.Expr{expr}
+	}
 	var parts []parser.Expr
 	find(expr, &parts)
 	return parts
 }
 
 func find(expr parser.Expr, parts *[]parser.Expr) {
-	if partOf(expr) != nil {
+	if p := partOf(expr); p != nil && (p.aggregate != nil || p.call != nil) {
 		*parts = append(*parts, expr)
 		return
 	}
