@@ -324,12 +324,8 @@ func TestBadInput(t *testing.T) {
 		"binary": "\x00\xff\xfe" + strings.Repeat("\x80", 1000), "digits": strings.Repeat("1234 ", 200_000), "at signs": strings.Repeat("@", 1<<20), "letters": strings.Repeat("a", 1<<20), "a name": `{"` + strings.Repeat("k", 1<<16) + `": 1}`,
 	} {
 		r := record(body)
-		began := time.Now()
 		if !tr.Keep(&r) || len(r.Attrs) > maxFields+1 {
 			t.Errorf("%s: %d attributes", name, len(r.Attrs))
-		}
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("%s took %s", name, took)
 		}
 	}
 	r := record(strings.Repeat(`{"a":`, 1000) + "1" + strings.Repeat("}", 1000))
@@ -359,6 +355,20 @@ func FuzzSteps(f *testing.F) {
 			t.Fatalf("%q is redacted to %q", body, r.Body)
 		}
 	})
+}
+
+// BenchmarkBadInput is what long lines cost that detectors may find slow.
+func BenchmarkBadInput(b *testing.B) {
+	tr := ready(b, `{redact: {detectors: [rrn, card, phone, email, token]}}`)
+	for name, body := range map[string]string{"digits": strings.Repeat("1234 ", 200_000), "at signs": strings.Repeat("@", 1<<20), "letters": strings.Repeat("a", 1<<20)} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			for b.Loop() {
+				r := kemi.LogRecord{Body: body}
+				tr.Keep(&r)
+			}
+		})
+	}
 }
 
 func BenchmarkRedact(b *testing.B) {
