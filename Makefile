@@ -44,12 +44,13 @@ check: lint ## vet, lint and the race detector over everything
 e2e: ## the built binary on real input, from an empty folder (needs make build)
 	go test -count=1 -tags e2e -timeout 15m ./e2e/...
 
-# A real OpenTSDB, started for this. RECORD=1 writes anew what it answers; without, it is asked random questions beside our engine.
+# A real OpenTSDB, started for this. RECORD=1 writes anew what it answers; without, it is asked random questions beside our engine,
+# by one package after the other: its ids follow the order in which names come.
 peer-opentsdb: ## compare with a real OpenTSDB 2.4.1, which Maven brings (needs Java 17)
 	eval "export $$(./e2e/peers/opentsdb up)"; \
 	  if [ -n "$(RECORD)" ]; then KEMI_TEST_RECORD=1 go test -count=1 -tags peer -run '^TestRecord$$' -v ./sauron/tsd; \
-	  else go test -count=1 -tags peer -timeout 30m -run '^TestPeer' -v ./sauron/query ./sauron/tsd; fi; \
-	  code=$$?; ./e2e/peers/opentsdb down; exit $$code
+	  else for p in ./sauron/tsd ./sauron/query; do go test -count=1 -tags peer -timeout 30m -run '^TestPeer' -v $$p || { code=1; break; }; done; fi; \
+	  code=$${code:-$$?}; ./e2e/peers/opentsdb down; exit $$code
 
 bench: build ## whole-process figures, written to docs/benchmarks.md (BENCH="-only query -victoriametrics PATH": see go run ./e2e/bench -h)
 	go run ./e2e/bench -bin $(BIN) -out docs/benchmarks.md $(BENCH)
